@@ -1,0 +1,58 @@
+"""Tune learning rates and other hyperparameters while a network trains, by hypergradients."""
+
+from . import columns, discount, hvp, hyper_update, optimizers, recursion, types
+from .check import check_tangents
+from .discount import Discount, adaptive, constant
+from .functional import Functional, functionalize, write_back
+from .hvp import (
+    exact,
+    finite_difference,
+    forward_over_reverse,
+    no_curvature,
+    reverse_over_reverse,
+)
+from .hyper_update import DOMAINS, HyperUpdate, Signal, additive
+from .optimizers import Optimizer, adam, adamw, sgd
+from .tuner import Info, Tuner, TunerState, hd, marthe, plain, rtho
+from .wrappers import clip_grad_norm, clip_grads
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DOMAINS",
+    "Discount",
+    "Functional",
+    "HyperUpdate",
+    "Info",
+    "Optimizer",
+    "Signal",
+    "Tuner",
+    "TunerState",
+    "adam",
+    "adamw",
+    "adaptive",
+    "additive",
+    "check_tangents",
+    "clip_grad_norm",
+    "clip_grads",
+    "columns",
+    "constant",
+    "discount",
+    "exact",
+    "finite_difference",
+    "forward_over_reverse",
+    "functionalize",
+    "hd",
+    "hvp",
+    "hyper_update",
+    "marthe",
+    "no_curvature",
+    "optimizers",
+    "plain",
+    "recursion",
+    "reverse_over_reverse",
+    "rtho",
+    "sgd",
+    "types",
+    "write_back",
+]

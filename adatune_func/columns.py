@@ -1,0 +1,58 @@
+"""K directions at once: trees whose leaves carry one column per tuned scalar on dim 0.
+
+A column of a tree ``u`` has the shapes of ``u``; K of them stacked have shapes (K, *leaf.shape).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from .trees import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from .types import PyTree
+
+
+def zeros(tree: PyTree, count: int) -> PyTree:
+    """``count`` zero columns of ``tree``: each leaf becomes zeros of shape (count, *leaf.shape)."""
+    return tree_map(lambda leaf: leaf.new_zeros((count, *leaf.shape)), tree)
+
+
+def basis(scalars: PyTree) -> PyTree:
+    """The unit vectors e_1 ... e_K of a tree of K 0-d tensors: column k is 1 at the k-th leaf."""
+    leaves, treedef = tree_flatten(scalars)
+    units = [
+        torch.stack([torch.full_like(leaf, float(i == k)) for k in range(len(leaves))])
+        for i, leaf in enumerate(leaves)
+    ]
+    return tree_unflatten(treedef, units)
+
+
+def unstack(values: Tensor, like: PyTree) -> PyTree:
+    """Deal K numbers, shape (K,), out to the K leaves of ``like``."""
+    return tree_unflatten(tree_flatten(like)[1], list(values.unbind(0)))
+
+
+def dots(a: PyTree, columns: PyTree) -> Tensor:
+    """<a, column k> over the whole tree, shape (K,)."""
+    pairs = zip(tree_leaves(a), tree_leaves(columns), strict=True)
+    return sum((leaf * c).reshape(c.shape[0], -1).sum(1) for leaf, c in pairs)  # type: ignore[return-value]
+
+
+def squares(columns: PyTree) -> Tensor:
+    """‖column k‖² over the whole tree, shape (K,)."""
+    return sum(c.square().reshape(c.shape[0], -1).sum(1) for c in tree_leaves(columns))  # type: ignore[return-value]
+
+
+def over_columns(fn: Callable[[PyTree], Any], columns: PyTree) -> Any:
+    """``fn`` of each column, results stacked on dim 0; random draws are shared by all columns.
+
+    One column takes no vmap, under which a convolution would become a batched one. What ``fn``
+    computes without its column is computed once and stacked without a copy.
+    """
+    if tree_leaves(columns)[0].shape[0] == 1:
+        return tree_map(lambda leaf: leaf[None], fn(tree_map(lambda leaf: leaf[0], columns)))
+    return vmap(fn, randomness="same")(columns)

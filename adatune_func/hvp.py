@@ -1,0 +1,144 @@
+"""Interchangeable ways to get the gradient and Hessian-vector products, ``H v = d/dε ∇L(w + ε v)``.
+
+Each is ``hvp(grad_fn, params, batch, v) -> (grads, Hv, aux)``: ``v`` and ``Hv`` have K columns on
+dim 0, and gradient and products share one evaluation, hence one dropout mask.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.func import jvp, vjp, vmap
+
+from .columns import over_columns
+from .trees import norm, tree_leaves, tree_map
+from .types import Batch, GradFn, Hvp, Params, Products
+
+
+def _in_words(lacking: str) -> Callable[[Hvp], Hvp]:
+    """Say what to do when a kernel lacks a derivative (in eager: dynamo raises its own error)."""
+
+    def translated(hvp: Hvp) -> Hvp:
+        @functools.wraps(hvp)
+        def explained(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
+            if torch.compiler.is_compiling():
+                return hvp(grad_fn, params, batch, v)
+            try:
+                return hvp(grad_fn, params, batch, v)
+            except (NotImplementedError, RuntimeError) as error:
+                if "forward AD" not in str(error) and "derivative for" not in str(error):
+                    raise
+                raise NotImplementedError(
+                    f"the loss uses an operation without {lacking}; for attention, run the model "
+                    "under torch.nn.attention.sdpa_kernel(SDPBackend.MATH) or take "
+                    f"hvp=finite_difference(), which needs gradients only (torch: {error})"
+                ) from error
+
+        return explained
+
+    return translated
+
+
+@_in_words("forward-mode derivatives")
+def forward_over_reverse(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
+    """Exact: the jvp of the gradient along each column. About 2 gradients more a column.
+
+    Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian".
+    """
+
+    def along(column: Params) -> Any:
+        return jvp(lambda p: grad_fn(p, batch), (params,), (column,), has_aux=True)
+
+    grads, products, aux = over_columns(along, v)
+    return _first(grads), products, _first(aux)
+
+
+@_in_words("a second backward pass")
+def reverse_over_reverse(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
+    """Exact: the gradient is linearised once and its pullback taken along each column (H = Hᵀ).
+
+    Needs no forward mode, but keeps the graph of the backward pass in memory.
+    """
+    grads, pullback, aux = vjp(  # type: ignore[misc]  # has_aux returns three
+        lambda p: grad_fn(p, batch), params, has_aux=True
+    )
+    return grads, over_columns(lambda column: pullback(column)[0], v), aux
+
+
+#: The default.
+exact = forward_over_reverse
+
+
+def finite_difference(step: float | None = None, central: bool = False) -> Hvp:
+    """Two gradients instead of a product: ``Hv ≈ (∇L(w + εv) - ∇L(w)) / ε``, O(ε) off.
+
+    ``central`` takes ``(∇L(w + εv) - ∇L(w - εv)) / 2ε`` instead, O(ε²) off, for one gradient more.
+    The step is relative, ``ε = step · (1 + ‖w‖) / ‖v‖``; by default ``√u``, central ``∛u``, with u
+    the unit roundoff of the parameters' dtype: it balances truncation and rounding for a loss whose
+    gradient changes on the scale of its weights (Nocedal & Wright 2006, section 8.1).
+    For smooth networks: across the kinks of ReLU and max-pooling it measures another function.
+
+    Raises:
+        RuntimeError: at the first step, when the loss draws random numbers (dropout): the gradients
+            would see different masks.
+    """
+
+    def hvp(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
+        grad_fn = _without_randomness(grad_fn)
+        grads, aux = grad_fn(params, batch)
+        scale = _relative_step(params, step, central) * (1 + norm(params))
+
+        def along(column: Params) -> Params:
+            length = norm(column)
+            eps = torch.where(length > 0, scale / torch.where(length > 0, length, 1.0), scale)
+            ahead = grad_fn(tree_map(lambda w, d: w + eps * d, params, column), batch)[0]
+            if not central:
+                return tree_map(lambda a, g: (a - g) / eps, ahead, grads)
+            behind = grad_fn(tree_map(lambda w, d: w - eps * d, params, column), batch)[0]
+            return tree_map(lambda a, b: (a - b) / (2 * eps), ahead, behind)
+
+        return grads, over_columns(along, v), aux
+
+    return hvp
+
+
+def no_curvature(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
+    """``Hv = 0``: what HD does, and the yardstick for anything that costs more."""
+    grads, aux = grad_fn(params, batch)
+    return grads, tree_map(torch.zeros_like, v), aux
+
+
+def _relative_step(params: Params, step: float | None, central: bool) -> float:
+    if step is not None:
+        return step
+    unit = torch.finfo(tree_leaves(params)[0].dtype).eps
+    return unit ** (1 / 3) if central else math.sqrt(unit)
+
+
+def _first(stacked: Any) -> Any:
+    return tree_map(lambda leaf: leaf[0], stacked)
+
+
+def _without_randomness(grad_fn: GradFn) -> GradFn:
+    """``grad_fn`` that raises where it would draw random numbers.
+
+    vmap refuses them on demand. Nothing inside depends on what is mapped over, so it costs nothing.
+    """
+
+    def guarded(params: Params, batch: Batch) -> tuple[Params, Any]:
+        probe = tree_leaves(params)[0].new_zeros(1)
+        try:
+            return _first(vmap(lambda _: grad_fn(params, batch), randomness="error")(probe))
+        except RuntimeError as error:
+            if "randomness" not in str(error):
+                raise
+            raise RuntimeError(
+                "finite_difference needs a loss without random numbers, since its gradients would "
+                "see different dropout masks; take an exact hvp or switch dropout off"
+            ) from error
+
+    return guarded

@@ -1,0 +1,157 @@
+"""How a hypergradient moves the hyperparameters.
+
+A rule is ``HyperUpdate(init, update)`` with ``update(signal, state, hparams) -> (hparams, state)``.
+Every rule keeps each hyperparameter inside its domain, and where it is when the signal is not
+finite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .trees import tree_map
+from .types import HParams
+
+#: Where each hyperparameter may live, both ends included; other names are positive.
+DOMAINS: dict[str, tuple[float, float]] = {
+    "lr": (0.0, float("inf")),
+    "weight_decay": (0.0, float("inf")),
+    "eps": (1e-12, 1.0),
+    "momentum": (0.0, 1 - 1e-6),
+    "beta1": (0.0, 1 - 1e-6),
+    "beta2": (0.0, 1 - 1e-6),
+}
+POSITIVE = (1e-12, float("inf"))
+
+
+class Signal(NamedTuple):
+    """What a rule sees of a step, each shaped as hparams.
+
+    Attributes:
+        hypergrads: ``h_k = <∇E(w), Z_k>``, the derivative of the outer loss.
+        cosine: of ``∇E(w)`` and ``Z_k``, in [-1, 1], 0 where Z is 0.
+    """
+
+    hypergrads: HParams
+    cosine: HParams
+
+
+class HyperUpdate(NamedTuple):
+    """``init(hparams) -> state``; ``update(signal, state, hparams) -> (hparams, state)``."""
+
+    init: Callable[[HParams], Any]
+    update: Callable[[Signal, Any, HParams], tuple[HParams, Any]]
+
+
+class AdditiveState(NamedTuple):
+    beta: HParams  # the hyper-learning-rates, one a hyperparameter
+    alpha: Tensor  # how fast they adapt; 0 leaves them
+
+
+def additive(
+    hyper_lr: float | Mapping[str, float],
+    alpha: float = 0.0,
+    domains: Mapping[str, tuple[float, float]] | None = None,
+) -> HyperUpdate:
+    """``η ← clip(η - β h)``, then ``β ← max(β + α h η, 0)``: gradient descent on η.
+
+    The rule of HD, RTHO and MARTHE. The second part, with the new η, is MARTHE's adaptation of β;
+    ``alpha=0`` leaves it out. Where h is not finite nothing moves.
+
+    Args:
+        hyper_lr: β, in units of η² per unit of loss: about 1e-8 to 1e-3 with SGD, three to four
+            decades less with Adam; one number for all, or one a name.
+        alpha: α >= 0; AdaTune's default is 1e-6.
+        domains: name to (low, high), on top of ``DOMAINS``.
+
+    Raises:
+        ValueError: at init, for a hyperparameter outside its domain or a negative hyper_lr or
+        alpha.
+
+    Sources: Baydin et al. 2018 (arXiv 1703.04782), Franceschi et al. 2017 (arXiv 1703.01785),
+    Donini et al. 2020 (arXiv 1910.08525).
+    """
+
+    def init(hparams: HParams) -> AdditiveState:
+        check_domains(hparams, domains)
+        betas = {name: _pick(hyper_lr, name) for name in hparams}
+        if not all(0 <= value < float("inf") for value in [*betas.values(), alpha]):
+            raise ValueError(f"hyper_lr and alpha must be >= 0, got {hyper_lr} and {alpha}")
+        beta = {
+            name: tree_map(lambda eta, b=betas[name]: torch.full_like(eta, b), value)
+            for name, value in hparams.items()
+        }
+        any_beta = next(iter(_leaves(beta)), torch.zeros(()))
+        return AdditiveState(beta, torch.full_like(any_beta, alpha))
+
+    def update(
+        signal: Signal, state: AdditiveState, hparams: HParams
+    ) -> tuple[HParams, AdditiveState]:
+        low, high = bounds(hparams, domains)
+        moved = tree_map(_descend, hparams, signal.hypergrads, state.beta, low, high)
+        beta = tree_map(
+            lambda b, h, eta: keep_finite((b + state.alpha * h * eta).clamp(min=0.0), b),
+            state.beta,
+            signal.hypergrads,
+            moved,
+        )
+        return moved, AdditiveState(beta, state.alpha)
+
+    return HyperUpdate(init, update)
+
+
+def _descend(eta: Tensor, h: Tensor, beta: Tensor, low: float, high: float) -> Tensor:
+    return keep_finite((eta - beta * h).clamp(low, high), eta)
+
+
+def keep_finite(new: Tensor, old: Tensor) -> Tensor:
+    """``new`` where it is finite, else ``old``: clamp passes NaN on, this does not."""
+    return torch.where(torch.isfinite(new), new, old)
+
+
+def bounds(
+    hparams: HParams, domains: Mapping[str, tuple[float, float]] | None = None
+) -> tuple[HParams, HParams]:
+    """Trees of lower and upper ends, shaped as hparams, of plain floats."""
+    table = {**DOMAINS, **(domains or {})}
+    low, high = (
+        {
+            name: tree_map(lambda _, b=table.get(name, POSITIVE)[side]: b, value)
+            for name, value in hparams.items()
+        }
+        for side in (0, 1)
+    )
+    return low, high
+
+
+def check_domains(
+    hparams: HParams, domains: Mapping[str, tuple[float, float]] | None = None
+) -> None:
+    """Raise ValueError for a hyperparameter that starts outside its domain or is not finite."""
+    low, high = bounds(hparams, domains)
+    for name, value in hparams.items():
+        ends = zip(_leaves(value), _leaves(low[name]), _leaves(high[name]), strict=True)
+        for eta, lowest, highest in ends:
+            if not bool(torch.isfinite(eta)) or not lowest <= float(eta) <= highest:
+                raise ValueError(
+                    f"{name} = {float(eta):g} lies outside [{lowest:g}, {highest:g}]; "
+                    "domains= widens it for a hyperparameter of your own"
+                )
+
+
+def _pick(value: float | Mapping[str, float], name: str) -> float:
+    if not isinstance(value, Mapping):
+        return float(value)
+    if name not in value:
+        raise ValueError(f"hyper_lr has no entry for {name!r}; it has {', '.join(value)}")
+    return float(value[name])
+
+
+def _leaves(tree: Any) -> list[Any]:
+    if isinstance(tree, Mapping):
+        return [leaf for value in tree.values() for leaf in _leaves(value)]
+    return [tree]

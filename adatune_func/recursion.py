@@ -1,0 +1,96 @@
+"""The recursion behind HD, MARTHE and RTHO: one tangent, carried along with training.
+
+Training is a map ``u_{t+1} = Phi(u_t, η)`` on ``u = (w, s)``, the parameters and the optimizer's
+state, steered by hyperparameters η. How u moves with η is a tangent Z with one column for each
+tuned scalar. It obeys, with ``A = ∂Phi/∂u`` and ``B = ∂Phi/∂η``,
+
+    Z_{t+1} = A_t (mu Z_t) + B_t ,        h = <∇E(w), Z^w>
+
+and h is the hypergradient of an outer loss E. With mu = 1 h is the derivative of the whole run
+(RTHO, Franceschi et al. 2017), with mu = 0 of the last step (HD, Baydin et al. 2018), and
+between it forgets at the rate mu (MARTHE, Donini et al. 2020). A is never formed: Phi sees w
+twice, through the gradient of the training loss, where an ``hvp`` gives the tangent ``Hz``,
+and through the optimizer, where ``jvp`` gives it for whatever optimizer it is.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import grad_and_value, jvp
+
+from . import columns
+from .hyper_update import Signal
+from .optimizers import Optimizer
+from .trees import norm, tree_leaves, tree_map
+from .types import Batch, Buffers, GradFn, HParams, LossFn, Params, PyTree
+
+
+class Inner(NamedTuple):
+    """``u = (w, s)``, what training moves; or Z, with K columns on dim 0 of each leaf."""
+
+    params: Params
+    opt_state: PyTree
+
+
+def gradient_of(loss_fn: LossFn, buffers: Buffers) -> GradFn:
+    """``grad_fn(params, batch) -> (grads, (loss, buffers))`` of a loss at the given buffers.
+
+    Raises:
+        ValueError: when the loss is not a scalar, or the loss function returns something else.
+    """
+
+    def scalar_loss(params: Params, batch: Batch) -> tuple[Tensor, tuple[Tensor, Buffers]]:
+        result = loss_fn(params, buffers, batch)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise ValueError(f"loss_fn must return (loss, buffers), got {type(result).__name__}")
+        loss, moved = result
+        if loss.ndim != 0:
+            raise ValueError(
+                f"the loss must be a scalar, got shape {tuple(loss.shape)}; take its mean"
+            )
+        return loss, (loss, moved)
+
+    def grad_fn(params: Params, batch: Batch) -> tuple[Params, tuple[Tensor, Buffers]]:
+        grads, (_, aux) = grad_and_value(scalar_loss, has_aux=True)(params, batch)
+        return grads, aux
+
+    return grad_fn
+
+
+def discounted(mu: Tensor, z: PyTree) -> PyTree:
+    """``mu z``, where mu = 0 forgets even what is not finite (0·inf would be NaN)."""
+    return tree_map(lambda leaf: torch.where(mu == 0, 0.0, mu * leaf), z)
+
+
+def advance(
+    optimizer: Optimizer, grads: Params, hz: Params, u: Inner, z: Inner, hparams: HParams
+) -> tuple[Inner, Inner]:
+    """One step of training and of its tangent: ``(u, Z) ← (Phi(u, η), A Z + B)``.
+
+    ``grads`` and ``hz`` are the training gradient at w and its tangent along ``z.params``.
+    """
+
+    def phi(grads: Params, u: Inner, hparams: HParams) -> Inner:
+        updates, opt_state = optimizer.update(
+            grads, u.opt_state, u.params, {**optimizer.hparams, **hparams}
+        )
+        return Inner(tree_map(torch.add, u.params, updates), opt_state)
+
+    if not tree_leaves(hparams):  # nothing is tuned: a step of plain training, no columns
+        return phi(grads, u, hparams), z
+    primals = (grads, u, hparams)
+    moved, z = columns.over_columns(
+        lambda tangents: jvp(phi, primals, tangents), (hz, z, columns.basis(hparams))
+    )
+    return tree_map(lambda leaf: leaf[0], moved), z
+
+
+def hypergradient(outer_grads: Params, z: Inner, hparams: HParams) -> Signal:
+    """``h_k = <∇E, Z^w_k>`` and its cosine, which is 0 where Z or ∇E is 0."""
+    h = columns.dots(outer_grads, z.params)
+    scale = torch.sqrt(columns.squares(z.params)) * norm(outer_grads)
+    cosine = torch.where(scale > 0, h / torch.where(scale > 0, scale, 1.0), 0.0)
+    return Signal(columns.unstack(h, hparams), columns.unstack(cosine, hparams))

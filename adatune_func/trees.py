@@ -1,0 +1,35 @@
+"""Trees of tensors: optree under types that let NamedTuples pass, and inner products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import optree
+import torch
+from torch import Tensor
+
+from .types import PyTree
+
+tree_map: Callable[..., Any] = optree.tree_map
+tree_leaves: Callable[..., list[Any]] = optree.tree_leaves
+tree_flatten: Callable[..., tuple[list[Any], Any]] = optree.tree_flatten
+tree_unflatten: Callable[..., Any] = optree.tree_unflatten
+tree_paths: Callable[..., list[tuple[Any, ...]]] = optree.tree_paths
+
+
+def dot(a: PyTree, b: PyTree) -> Tensor:
+    """``<a, b>`` over all leaves, 0-d; no leaves give 0."""
+    pairs = zip(tree_leaves(a), tree_leaves(b), strict=True)
+    return sum(((x * y).sum() for x, y in pairs), start=torch.zeros(()))
+
+
+def norm(tree: PyTree) -> Tensor:
+    """``‖tree‖₂`` over all leaves, 0-d."""
+    return torch.sqrt(dot(tree, tree))
+
+
+def all_finite(tree: PyTree) -> Tensor:
+    """Whether no number of the tree is inf or NaN, a 0-d bool; integer leaves always are finite."""
+    floating = [leaf for leaf in tree_leaves(tree) if leaf.is_floating_point()]
+    return torch.stack([leaf.isfinite().all() for leaf in floating]).all()

@@ -1,0 +1,252 @@
+"""Train steps that tune their own hyperparameters, and plain training beside them.
+
+A tuner is ``Tuner(init, step)``. ``step`` is pure, so that ``torch.compile(tuner.step,
+fullgraph=True)`` and ``vmap`` take it as it is, and costs no host sync. With outer loss
+"validation",
+
+    (g, Hz)        ← hvp of the training loss at w along Z
+    (u, Z)         ← (Phi(u, η), A (mu Z) + B)
+    h              ← <∇E(w), Z>  at the new w, on the validation batch
+    η, mu          ← their rules, for the next step
+
+and with "next_batch", where each training batch is the outer sample of the steps before it,
+
+    (g, Hz)        ← hvp of the training loss at w along Z
+    h              ← <g, Z>
+    η, mu          ← their rules
+    (u, Z)         ← (Phi(u, η), A (mu Z) + B)  with the new η
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+
+from . import columns
+from .discount import Discount, constant, lagged, scalar_like
+from .hvp import exact, no_curvature
+from .hyper_update import HyperUpdate, Signal
+from .init_checks import checked_hparams, checked_params, checked_state, copied
+from .optimizers import Optimizer
+from .recursion import Inner, advance, discounted, gradient_of, hypergradient
+from .trees import all_finite, tree_leaves, tree_map
+from .types import Batch, Buffers, HParams, Hvp, LossFn, Params, PyTree
+
+Outer: TypeAlias = Literal["validation", "next_batch"]
+
+
+class TunerState(NamedTuple):
+    """All that the next step needs, and nothing else: a pytree of tensors, none requiring grad."""
+
+    params: Params
+    buffers: Buffers
+    opt_state: PyTree
+    hparams: HParams
+    z: Inner  # the tangent of (params, opt_state), K columns on dim 0 of each leaf
+    mu_state: Any
+    hyper_state: Any
+
+
+class Info(NamedTuple):
+    """What one may look at after a step: 0-d tensors, or trees of them shaped as hparams."""
+
+    loss: Tensor  # training loss at the parameters before the step
+    val_loss: Tensor  # outer loss; with "next_batch" it is the training loss
+    hypergrads: HParams
+    cosine: HParams  # of the outer gradient and Z
+    mu: Tensor  # the discount used in this step
+    accepted: Tensor  # bool: False after a null step
+
+
+class Tuner(NamedTuple):
+    """``init(params, hparams, buffers) -> TunerState`` and ``step(state, batch, val_batch)``.
+
+    ``step`` returns ``(TunerState, Info)`` and leaves the state it was given as it is.
+    """
+
+    init: Callable[..., TunerState]
+    step: Callable[..., tuple[TunerState, Info]]
+
+
+def marthe(
+    loss_fn: LossFn,
+    optimizer: Optimizer,
+    *,
+    mu: float | Discount = 0.99,
+    hyper_update: HyperUpdate,
+    hvp: Hvp = exact,
+    outer: Outer = "validation",
+    val_loss_fn: LossFn | None = None,
+    clip_outer: float | None = None,
+) -> Tuner:
+    """Training that tunes what is in ``hparams``, with tangents discounted by mu.
+
+    Args:
+        loss_fn: ``loss_fn(params, buffers, batch) -> (loss, buffers)``, the training loss.
+        optimizer: any :class:`Optimizer`; what is not tuned keeps its value at construction.
+        mu: the discount in [0, 1], a float or a :class:`Discount` such as ``adaptive()``.
+        hyper_update: how hypergradients move the hyperparameters.
+        hvp: how Hessian-vector products are made; a strategy of :mod:`adatune_func.hvp`.
+        outer: "validation" judges each step on ``val_batch``; "next_batch" on the next training
+            batch, at no further cost.
+        val_loss_fn: the outer loss; by default ``loss_fn`` in its own mode. It never moves buffers.
+        clip_outer: clip the entries of the outer gradient to [-c, c].
+
+    A step that meets a number that is not finite, in the batch's gradient, in the candidate or in
+    its outer gradient, is a null step: the state stays as it was and ``info.accepted`` is False.
+
+    Raises:
+        ValueError, TypeError: at ``init``, in words, on anything that can be known there; at the
+            first step when a batch or a buffer is missing or the loss is not a scalar.
+
+    Source: Donini et al. 2020, "MARTHE: Scheduling the learning rate via online hypergradients".
+    """
+    discount = mu if isinstance(mu, Discount) else constant(mu)
+    if outer == "next_batch" and discount.uses_grads:
+        discount = lagged(discount)
+    outer_loss_fn = val_loss_fn or loss_fn
+
+    def init(params: Params, hparams: HParams, buffers: Buffers | None = None) -> TunerState:
+        if outer not in get_args(Outer):
+            raise ValueError(f"outer must be one of {', '.join(get_args(Outer))}, got {outer!r}")
+        state = _initial(optimizer, params, hparams, buffers)
+        return state._replace(
+            mu_state=discount.init(state.params, state.hparams),
+            hyper_state=hyper_update.init(state.hparams),
+        )
+
+    def train(state: TunerState, batch: Batch) -> tuple[Params, Params, Tensor, Buffers]:
+        products = hvp if tree_leaves(state.hparams) else no_curvature
+        grad_fn = gradient_of(loss_fn, state.buffers)
+        grads, hz, (loss, buffers) = products(grad_fn, state.params, batch, state.z.params)
+        return grads, hz, loss, buffers
+
+    def move(state: TunerState, grads: Params, hz: Params, mu: Tensor) -> TunerState:
+        # H is linear: discounting Z and Hz here is discounting Z before the product, and it lets
+        # "next_batch" choose mu by the very gradient that comes with the product.
+        u, z = advance(
+            optimizer,
+            grads,
+            discounted(mu, hz),
+            Inner(state.params, state.opt_state),
+            discounted(mu, state.z),
+            state.hparams,
+        )
+        return state._replace(params=u.params, opt_state=u.opt_state, z=z)
+
+    def react(state: TunerState, outer_grads: Params, grads: Params) -> tuple[TunerState, Signal]:
+        if clip_outer is not None:
+            low, high = -clip_outer, clip_outer
+            outer_grads = tree_map(lambda g: g.clamp(low, high), outer_grads)
+        signal = hypergradient(outer_grads, state.z, state.hparams)
+        hparams, hyper_state = hyper_update.update(signal, state.hyper_state, state.hparams)
+        mu_state = discount.update(state.mu_state, hparams, outer_grads, grads)
+        return state._replace(hparams=hparams, hyper_state=hyper_state, mu_state=mu_state), signal
+
+    def validation_step(
+        state: TunerState, batch: Batch, val_batch: Batch
+    ) -> tuple[TunerState, Info]:
+        grads, hz, loss, buffers = train(state, batch)
+        moved = move(state, grads, hz, state.mu_state.mu)._replace(buffers=buffers)
+        outer_grads, (val_loss, _) = gradient_of(outer_loss_fn, buffers)(moved.params, val_batch)
+        moved, signal = react(moved, outer_grads, grads)
+        return _settle(state, moved, (loss, val_loss, *signal, state.mu_state.mu))
+
+    def next_batch_step(state: TunerState, batch: Batch) -> tuple[TunerState, Info]:
+        grads, hz, loss, buffers = train(state, batch)
+        moved, signal = react(state, grads, grads)
+        moved = move(moved, grads, hz, moved.mu_state.mu)._replace(buffers=buffers)
+        return _settle(state, moved, (loss, loss, *signal, moved.mu_state.mu))
+
+    def step(state: TunerState, batch: Batch, val_batch: Batch = None) -> tuple[TunerState, Info]:
+        if outer == "validation" and val_batch is None:
+            raise ValueError(
+                'outer="validation" needs step(state, batch, val_batch); "next_batch" does not'
+            )
+        # Parameters or captured tensors that require grad would hang the run's graph on the state.
+        with torch.no_grad():
+            if outer == "validation":
+                return validation_step(state, batch, val_batch)
+            return next_batch_step(state, batch)
+
+    return Tuner(init, step)
+
+
+def rtho(loss_fn: LossFn, optimizer: Optimizer, **kwargs: Any) -> Tuner:
+    """:func:`marthe` with ``mu = 1``: the derivative of the whole run so far.
+
+    Source: Franceschi et al. 2017, arXiv 1703.01785.
+    """
+    return marthe(loss_fn, optimizer, **{"mu": 1.0, **kwargs})
+
+
+def hd(loss_fn: LossFn, optimizer: Optimizer, **kwargs: Any) -> Tuner:
+    """:func:`marthe` with ``mu = 0``, no curvature and "next_batch": the price of plain training.
+
+    With sgd and the additive rule ``lr_t = lr_{t-1} + β <g_t, g_{t-1}>``.
+    Source: Baydin et al. 2018, "Online learning rate adaptation with hypergradient descent".
+    """
+    return marthe(
+        loss_fn, optimizer, **{"mu": 0.0, "hvp": no_curvature, "outer": "next_batch", **kwargs}
+    )
+
+
+def plain(
+    loss_fn: LossFn, optimizer: Optimizer, schedule: Callable[[Tensor], Tensor] | None = None
+) -> Tuner:
+    """Ordinary training with the same State and Info: nothing is tuned, there is no tangent.
+
+    What ``hparams`` holds overrides the optimizer's values for the run. With a ``schedule``,
+    ``lr = schedule(t)`` for step t = 0, 1, ..., a 0-d tensor; see the module ``schedules``.
+    """
+
+    def init(
+        params: Params, hparams: HParams | None = None, buffers: Buffers | None = None
+    ) -> TunerState:
+        state = _initial(optimizer, params, hparams or {}, buffers)
+        count = scalar_like(state.params, 0.0)
+        hparams = state.hparams if schedule is None else {**state.hparams, "lr": schedule(count)}
+        return state._replace(hparams=hparams, z=Inner({}, {}), hyper_state=count)
+
+    def step(state: TunerState, batch: Batch, val_batch: Batch = None) -> tuple[TunerState, Info]:
+        with torch.no_grad():
+            grads, (loss, buffers) = gradient_of(loss_fn, state.buffers)(state.params, batch)
+            hparams = {**optimizer.hparams, **state.hparams}
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params, hparams)
+            count = state.hyper_state + 1
+            moved = state._replace(
+                params=tree_map(torch.add, state.params, updates),
+                buffers=buffers,
+                opt_state=opt_state,
+                hparams=state.hparams
+                if schedule is None
+                else {**state.hparams, "lr": schedule(count)},
+                hyper_state=count,
+            )
+            silent = tree_map(torch.zeros_like, state.hparams)
+            return _settle(state, moved, (loss, loss, silent, silent, torch.zeros_like(loss)))
+
+    return Tuner(init, step)
+
+
+def _initial(
+    optimizer: Optimizer, params: Params, hparams: HParams, buffers: Buffers | None
+) -> TunerState:
+    params = checked_params(params)
+    hparams = checked_hparams(hparams, optimizer, params)
+    opt_state = checked_state(optimizer.init(params))
+    z = columns.zeros(Inner(params, opt_state), len(tree_leaves(hparams)))
+    return TunerState(params, copied(buffers or {}), opt_state, hparams, z, (), ())
+
+
+def _settle(
+    state: TunerState, moved: TunerState, looked_at: tuple[Any, ...]
+) -> tuple[TunerState, Info]:
+    """``moved`` where every number of it and of ``looked_at`` is finite, else ``state``."""
+    accepted = all_finite((moved, looked_at))
+    kept = tree_map(lambda new, old: torch.where(accepted, new, old), moved, state)
+    loss, val_loss, hypergrads, cosine, mu = looked_at
+    return kept, Info(loss, val_loss, hypergrads, cosine, mu, accepted)

@@ -1,0 +1,100 @@
+"""Slow, clear twins of what the package computes: reverse mode, differences, dense Jacobians."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from optree import tree_flatten, tree_map, tree_unflatten
+from torch.func import grad, jacrev
+
+import adatune_func as atf
+from tests.cases import Problem
+
+
+def train(problem: Problem, optimizer: atf.Optimizer, hparams: Any, mu: float = 1.0) -> Any:
+    """The outer loss after training on all batches, differentiable by autograd in ``hparams``.
+
+    Autograd's own double backward through an ordinary unrolled loop: no torch.func in sight. A
+    discount mu < 1 scales what passes from one step to the next, ``u → stop(u) + mu (u -
+    stop(u))``.
+    """
+    params = {name: p.detach().clone().requires_grad_() for name, p in problem.params.items()}
+    buffers, opt_state = problem.buffers, optimizer.init(problem.params)
+    for batch, _ in problem.batches:
+        params, opt_state = tree_map(
+            lambda u: u.detach() + mu * (u - u.detach()), (params, opt_state)
+        )
+        loss, buffers = problem.loss_fn(params, buffers, batch)
+        grads = torch.autograd.grad(loss, list(params.values()), create_graph=True)
+        updates, opt_state = optimizer.update(
+            dict(zip(params, grads, strict=True)),
+            opt_state,
+            params,
+            {**optimizer.hparams, **hparams},
+        )
+        params = {name: p + updates[name] for name, p in params.items()}
+        buffers = tree_map(torch.Tensor.detach, buffers)
+    return problem.loss_fn(params, buffers, problem.batches[-1][1])[0]
+
+
+def reverse_mode(
+    problem: Problem, optimizer: atf.Optimizer, hparams: dict[str, float], mu: float = 1.0
+) -> dict[str, torch.Tensor]:
+    """The hypergradient by backpropagation through the whole run."""
+    eta = {k: torch.tensor(v, dtype=torch.float64, requires_grad=True) for k, v in hparams.items()}
+    loss = train(problem, optimizer, eta, mu)
+    return dict(zip(eta, torch.autograd.grad(loss, list(eta.values())), strict=True))
+
+
+def central_difference(
+    problem: Problem, optimizer: atf.Optimizer, hparams: dict[str, float], name: str
+) -> float:
+    """The hypergradient by two runs a hair apart, so that no ReLU is caught between them."""
+    value = hparams[name]
+    delta = 1e-6 * max(min(value, 1 - value), 1e-2)
+    ends = []
+    for sign in (1, -1):
+        moved = {k: torch.tensor(v, dtype=torch.float64) for k, v in hparams.items()}
+        moved[name] = moved[name] + sign * delta
+        ends.append(float(train(problem, optimizer, moved).detach()))
+    return (ends[0] - ends[1]) / (2 * delta)
+
+
+def brute_force(
+    problem: Problem, optimizer: atf.Optimizer, hparams: dict[str, float], mu: float
+) -> torch.Tensor:
+    """``Σ_s mu^(T-1-s) ∇E · A_{T-1} ... A_{s+1} B_s`` with dense Jacobians, shape (K,)."""
+    opt_state = optimizer.init(problem.params)
+    leaves, treedef = tree_flatten((problem.params, opt_state))
+    sizes = [leaf.numel() for leaf in leaves]
+
+    def unpack(flat: torch.Tensor) -> Any:
+        parts = [p.reshape(o.shape) for p, o in zip(flat.split(sizes), leaves, strict=True)]
+        return tree_unflatten(treedef, parts)
+
+    u = torch.cat([leaf.reshape(-1) for leaf in leaves])
+    eta = torch.tensor(list(hparams.values()), dtype=torch.float64)
+    a_matrices, b_matrices = [], []
+    for batch, _ in problem.batches:
+
+        def phi(u: torch.Tensor, eta: torch.Tensor, batch: Any = batch) -> torch.Tensor:
+            params, opt_state = unpack(u)
+            grads = grad(lambda p: problem.loss_fn(p, problem.buffers, batch)[0])(params)
+            values = {**optimizer.hparams, **dict(zip(hparams, eta.unbind(), strict=True))}
+            updates, opt_state = optimizer.update(grads, opt_state, params, values)
+            moved = (tree_map(torch.add, params, updates), opt_state)
+            return torch.cat([leaf.reshape(-1) for leaf in tree_flatten(moved)[0]])
+
+        a_matrices.append(jacrev(phi, argnums=0)(u, eta))
+        b_matrices.append(jacrev(phi, argnums=1)(u, eta))
+        u = phi(u, eta)
+    last = problem.batches[-1][1]
+    outer = grad(lambda u: problem.loss_fn(unpack(u)[0], problem.buffers, last)[0])(u)
+    total = torch.zeros_like(eta)
+    for s, b in enumerate(b_matrices):
+        column = b
+        for a in a_matrices[s + 1 :]:
+            column = mu * a @ column
+        total = total + outer @ column
+    return total
