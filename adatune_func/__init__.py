@@ -1,6 +1,16 @@
 """Tune learning rates and other hyperparameters while a network trains, by hypergradients."""
 
-from . import columns, discount, hvp, hyper_update, optimizers, recursion, types
+from . import (
+    columns,
+    discount,
+    guard,
+    hvp,
+    hyper_update,
+    optimizers,
+    recursion,
+    relative_rule,
+    types,
+)
 from .check import check_tangents
 from .discount import Discount, adaptive, constant
 from .functional import Functional, functionalize, write_back
@@ -13,6 +23,7 @@ from .hvp import (
 )
 from .hyper_update import DOMAINS, HyperUpdate, Signal, additive
 from .optimizers import Optimizer, adam, adamw, sgd
+from .relative_rule import relative
 from .tuner import Info, Tuner, TunerState, hd, marthe, plain, rtho
 from .wrappers import clip_grad_norm, clip_grads
 
@@ -42,6 +53,7 @@ __all__ = [
     "finite_difference",
     "forward_over_reverse",
     "functionalize",
+    "guard",
     "hd",
     "hvp",
     "hyper_update",
@@ -50,6 +62,8 @@ __all__ = [
     "optimizers",
     "plain",
     "recursion",
+    "relative",
+    "relative_rule",
     "reverse_over_reverse",
     "rtho",
     "sgd",
