@@ -49,12 +49,10 @@ def _check_prefixes(hparams: HParams, optimizer: Optimizer, params: Params) -> N
     dicts = [name for name, value in values.items() if isinstance(value, Mapping)]
     if not dicts:
         return
-    opt_state = optimizer.init(params)  # by_prefix names what does not match
+    opt_state = optimizer.init(params)
     try:
         optimizer.update(tree_map(torch.zeros_like, params), opt_state, params, values)
     except TypeError as error:
-        if "by_prefix" in str(error):
-            raise
         raise TypeError(
             f"{_name(optimizer)} takes one number for {dicts[0]}, not a dict by name prefix; wrap "
             f"it in by_prefix({_name(optimizer)}(...)) (Python: {error})"
