@@ -10,6 +10,7 @@ from .hvp import (
     forward_over_reverse,
     no_curvature,
     reverse_over_reverse,
+    shared_product,
 )
 from .hyper_update import DOMAINS, HyperUpdate, Signal, additive
 from .optimizers import Optimizer, adam, adamw, sgd
@@ -54,6 +55,7 @@ __all__ = [
     "reverse_over_reverse",
     "rtho",
     "sgd",
+    "shared_product",
     "types",
     "write_back",
 ]

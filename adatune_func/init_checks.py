@@ -16,7 +16,7 @@ from .types import HParams, Params, PyTree
 
 def checked_params(params: Params) -> Params:
     """A detached copy of ``params``; every leaf has to be a floating-point tensor."""
-    leaves = tree_leaves(params, none_is_leaf=True)
+    leaves = tree_leaves(params)
     if not leaves:
         raise ValueError("params is empty: there is nothing to train")
     for leaf in leaves:
@@ -61,7 +61,7 @@ def _check_prefixes(hparams: HParams, optimizer: Optimizer, params: Params) -> N
 
 def checked_state(opt_state: PyTree) -> PyTree:
     """``opt_state``, every leaf of which has to be floating point: jvp raises on integers."""
-    for leaf in tree_leaves(opt_state, none_is_leaf=True):
+    for leaf in tree_leaves(opt_state):
         if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
             raise TypeError(
                 "every leaf of opt_state must be a floating-point tensor, step counters too; "

@@ -51,7 +51,7 @@ def by_prefix(optimizer: Optimizer, hparams: HParams | None = None) -> Optimizer
     ``{"lr": {"": 0.1, "head": 0.01}}``: a parameter takes the value of the longest prefix of its
     dotted name, in whole components ("layers.1" is a prefix of "layers.1.weight", not of
     "layers.10.weight"); "" is a prefix of all. Each value that is tuned is a column of its own, so
-    with K of them a step takes K Hessian-vector products; see ``hvp.block_diagonal`` for many.
+    with K of them a step takes K Hessian-vector products; ``hvp.shared_product`` takes one.
 
     Parameters that share all their values form a group, and ``optimizer`` is called on each group
     with scalars. Its state is cut where it holds a dict with the parameters' names; what is outside

@@ -207,7 +207,56 @@ def test_errors_in_words():
         init(atf.clip_grads(atf.sgd(), 1.0), {"momentum": {"": 0.1}})
     with pytest.raises(ValueError, match="no hyperparameter 'momentun'; it has lr"):
         atf.by_prefix(atf.sgd(), {"momentun": {"": 0.9}})
-    with pytest.raises(TypeError, match="^by_prefix needs params to be a flat dict"):
+    with pytest.raises(TypeError, match=r"^by_prefix needs params to be a flat dict"):
         init(SGD, {"lr": {"": 0.1}}, [torch.ones(2)])
     with pytest.raises(TypeError, match=r"lr\[''\] must be a float"):
         init(SGD, {"lr": {"": 1}})
+
+
+def test_a_shared_product_divides_the_exact_hypergradient_among_groups():
+    problem, values = layered(), {"lr": 0.1, "momentum": 0.5, "weight_decay": 1e-2}
+    rule, layers = atf.additive(0.0), ("out", "body.0", "body.2")
+    exact = atf.marthe(problem.loss_fn, SGD, mu=0.9, hyper_update=rule)
+    _, scalars = last_info(problem, exact, values)
+    hparams = {
+        "momentum": {"body": 0.5, "out": 0.5},
+        "lr": dict.fromkeys(layers, 0.1),
+        "weight_decay": 1e-2,
+    }
+    counts = []
+
+    def counted(grad_fn, params, batch, v):
+        counts.append(tree_leaves(v)[0].shape[0])
+        return atf.exact(grad_fn, params, batch, v)
+
+    shared = atf.shared_product(counted, hparams)
+    tuner = atf.marthe(problem.loss_fn, SGD, mu=0.9, hyper_update=rule, hvp=shared)
+    state, groups = last_info(problem, tuner, hparams)
+    assert set(counts) == {3}  # one product a hyperparameter, not one for each of 6 columns
+    for name in values:
+        total = sum(tree_leaves(groups.hypergrads[name]))
+        torch.testing.assert_close(total, scalars.hypergrads[name], rtol=1e-10, atol=1e-14)
+    lr_of_out = tree_paths(hparams).index(("lr", "out"))
+    for name, column in state.z.params.items():
+        assert bool((column[lr_of_out] != 0).any()) == name.startswith("out")
+
+
+def test_a_shared_product_of_one_group_is_exact():
+    problem = layered()
+    hparams = {"lr": {"": 0.1}, "momentum": 0.9}
+    exact, shared = (
+        last_info(
+            problem,
+            atf.marthe(problem.loss_fn, SGD, hyper_update=atf.additive(0.0), hvp=hvp),
+            hparams,
+        )[1].hypergrads
+        for hvp in (atf.exact, atf.shared_product(atf.exact, hparams))
+    )
+    assert_trees_close(shared, exact, rtol=1e-12, atol=1e-15)
+    with pytest.raises(ValueError, match="built for 1 columns and got 2"):
+        hvp = atf.shared_product(atf.exact, {"lr": {"": 0.1}})
+        last_info(
+            problem,
+            atf.marthe(problem.loss_fn, SGD, hyper_update=atf.additive(0.0), hvp=hvp),
+            hparams,
+        )
