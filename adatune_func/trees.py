@@ -11,19 +11,31 @@ from torch import Tensor
 
 from .types import PyTree
 
-tree_map: Callable[..., Any] = optree.tree_map
 tree_flatten: Callable[..., tuple[list[Any], Any]] = optree.tree_flatten
 tree_unflatten: Callable[..., Any] = optree.tree_unflatten
 tree_paths: Callable[..., list[tuple[Any, ...]]] = optree.tree_paths
 
 
-def tree_leaves(tree: PyTree) -> list[Any]:
-    """The leaves of a tree, ``None`` included, so that it can be refused in words.
+def tree_map(fn: Callable[..., Any], tree: PyTree, *rests: PyTree) -> Any:
+    """A tree of ``fn(leaf, *leaves)``, shaped as ``tree``."""
+    return optree.tree_map(
+        lambda leaf, *leaves: {} if _empty(leaf) else fn(leaf, *leaves),
+        tree,
+        *rests,
+        is_leaf=_empty,
+    )
 
-    By way of ``tree_flatten``: dynamo (torch 2.13) cannot trace ``tree_leaves`` of optree 0.20 over
-    an empty dict, and a model without buffers has one.
-    """
-    return optree.tree_flatten(tree, none_is_leaf=True)[0]
+
+def tree_leaves(tree: PyTree) -> list[Any]:
+    """The leaves of a tree, ``None`` included, so that it can be refused in words."""
+    leaves: list[Any] = optree.tree_leaves(tree, is_leaf=_empty, none_is_leaf=True)
+    return [leaf for leaf in leaves if not _empty(leaf)]
+
+
+def _empty(node: Any) -> bool:
+    # torch.compile stumbles over optree's metadata of an empty dict made under it, and a model
+    # without buffers has one.
+    return isinstance(node, dict) and not node
 
 
 def dot(a: PyTree, b: PyTree) -> Tensor:
