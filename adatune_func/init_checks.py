@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .discount import scalar_like
@@ -37,7 +38,25 @@ def checked_hparams(hparams: HParams, optimizer: Optimizer, params: Params) -> H
         if name not in optimizer.hparams:
             known = ", ".join(optimizer.hparams)
             raise ValueError(f"{_name(optimizer)} has no hyperparameter {name!r}; it has {known}")
-    return {name: _scalars(name, value, params) for name, value in hparams.items()}
+    checked = {name: _scalars(name, value, params) for name, value in hparams.items()}
+    _check_prefixes(checked, optimizer, params)
+    return checked
+
+
+def _check_prefixes(hparams: HParams, optimizer: Optimizer, params: Params) -> None:
+    """A step on zero gradients, where a value is a dict: does this optimizer take these?"""
+    values = {**optimizer.hparams, **hparams}
+    dicts = [name for name, value in values.items() if isinstance(value, Mapping)]
+    if not dicts:
+        return
+    opt_state = optimizer.init(params)
+    try:
+        optimizer.update(tree_map(torch.zeros_like, params), opt_state, params, values)
+    except TypeError as error:
+        raise TypeError(
+            f"{_name(optimizer)} takes one number for {dicts[0]}, not a dict by name prefix; wrap "
+            f"it in by_prefix({_name(optimizer)}(...)) (Python: {error})"
+        ) from error
 
 
 def checked_state(opt_state: PyTree) -> PyTree:
