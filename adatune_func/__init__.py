@@ -2,8 +2,9 @@
 
 from . import columns, discount, hvp, hyper_update, optimizers, recursion, types
 from .check import check_tangents
+from .curvature import gauss_newton
 from .discount import Discount, adaptive, constant
-from .functional import Functional, functionalize, write_back
+from .functional import Functional, ModelLoss, functionalize, write_back
 from .hvp import (
     exact,
     finite_difference,
@@ -11,6 +12,7 @@ from .hvp import (
     no_curvature,
     reverse_over_reverse,
 )
+from .hvp_wrappers import accumulate, clip_products, on_fraction
 from .hyper_update import DOMAINS, HyperUpdate, Signal, additive
 from .optimizers import Optimizer, adam, adamw, sgd
 from .tuner import Info, Tuner, TunerState, hd, marthe, plain, rtho
@@ -24,10 +26,12 @@ __all__ = [
     "Functional",
     "HyperUpdate",
     "Info",
+    "ModelLoss",
     "Optimizer",
     "Signal",
     "Tuner",
     "TunerState",
+    "accumulate",
     "adam",
     "adamw",
     "adaptive",
@@ -35,6 +39,7 @@ __all__ = [
     "check_tangents",
     "clip_grad_norm",
     "clip_grads",
+    "clip_products",
     "columns",
     "constant",
     "discount",
@@ -42,11 +47,13 @@ __all__ = [
     "finite_difference",
     "forward_over_reverse",
     "functionalize",
+    "gauss_newton",
     "hd",
     "hvp",
     "hyper_update",
     "marthe",
     "no_curvature",
+    "on_fraction",
     "optimizers",
     "plain",
     "recursion",
