@@ -18,6 +18,9 @@ from .columns import over_columns, squares
 from .trees import norm, tree_leaves, tree_map
 from .types import Batch, GradFn, Hvp, Params, Products
 
+#: What torch says of a product of two precisions.
+_MIXED = ("to have the same dtype", "should be the same")
+
 
 def in_words(lacking: str) -> Callable[[Hvp], Hvp]:
     """Say what to do when a kernel lacks a derivative (in eager: dynamo raises its own error)."""
@@ -30,6 +33,12 @@ def in_words(lacking: str) -> Callable[[Hvp], Hvp]:
             try:
                 return hvp(grad_fn, params, batch, v)
             except (NotImplementedError, RuntimeError) as error:
+                if any(words in str(error) for words in _MIXED):
+                    raise NotImplementedError(
+                        "under autocast, torch's forward mode gives float32 tangents to what "
+                        "BatchNorm returns in bfloat16, and the next layer refuses the mixture; "
+                        f"take hvp=reverse_over_reverse, exact as well (torch: {error})"
+                    ) from error
                 if "forward AD" not in str(error) and "derivative for" not in str(error):
                     raise
                 raise NotImplementedError(

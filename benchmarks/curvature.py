@@ -121,7 +121,7 @@ def _summary(seen: Sequence[tuple[float, float, float]]) -> dict[str, float]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--networks", nargs="+", default=["mlp", "mlp_smooth"])
     parser.add_argument("--learning-rates", nargs="+", type=float, default=[0.001, 0.01, 0.1])
     parser.add_argument("--mu", nargs="+", type=float, default=[0.99, 0.999])
