@@ -2,8 +2,9 @@
 
 from . import columns, discount, hvp, hyper_update, optimizers, recursion, types
 from .check import check_tangents
+from .curvature import gauss_newton
 from .discount import Discount, adaptive, constant
-from .functional import Functional, functionalize, write_back
+from .functional import Functional, ModelLoss, functionalize, write_back
 from .hvp import (
     exact,
     finite_difference,
@@ -12,6 +13,7 @@ from .hvp import (
     reverse_over_reverse,
     shared_product,
 )
+from .hvp_wrappers import accumulate, clip_products, on_fraction
 from .hyper_update import DOMAINS, HyperUpdate, Signal, additive
 from .optimizers import Optimizer, adam, adamw, sgd
 from .tuner import Info, Tuner, TunerState, hd, marthe, plain, rtho
@@ -25,10 +27,12 @@ __all__ = [
     "Functional",
     "HyperUpdate",
     "Info",
+    "ModelLoss",
     "Optimizer",
     "Signal",
     "Tuner",
     "TunerState",
+    "accumulate",
     "adam",
     "adamw",
     "adaptive",
@@ -37,6 +41,7 @@ __all__ = [
     "check_tangents",
     "clip_grad_norm",
     "clip_grads",
+    "clip_products",
     "columns",
     "constant",
     "discount",
@@ -44,11 +49,13 @@ __all__ = [
     "finite_difference",
     "forward_over_reverse",
     "functionalize",
+    "gauss_newton",
     "hd",
     "hvp",
     "hyper_update",
     "marthe",
     "no_curvature",
+    "on_fraction",
     "optimizers",
     "plain",
     "recursion",
