@@ -1,6 +1,16 @@
 """Tune learning rates and other hyperparameters while a network trains, by hypergradients."""
 
-from . import columns, discount, hvp, hyper_update, optimizers, recursion, types
+from . import (
+    columns,
+    discount,
+    guard,
+    hvp,
+    hyper_update,
+    optimizers,
+    recursion,
+    relative_rule,
+    types,
+)
 from .check import check_tangents
 from .curvature import gauss_newton
 from .discount import Discount, adaptive, constant
@@ -16,6 +26,7 @@ from .hvp import (
 from .hvp_wrappers import accumulate, clip_products, on_fraction
 from .hyper_update import DOMAINS, HyperUpdate, Signal, additive
 from .optimizers import Optimizer, adam, adamw, sgd
+from .relative_rule import relative
 from .tuner import Info, Tuner, TunerState, hd, marthe, plain, rtho
 from .wrappers import by_prefix, clip_grad_norm, clip_grads
 
@@ -50,6 +61,7 @@ __all__ = [
     "forward_over_reverse",
     "functionalize",
     "gauss_newton",
+    "guard",
     "hd",
     "hvp",
     "hyper_update",
@@ -59,6 +71,8 @@ __all__ = [
     "optimizers",
     "plain",
     "recursion",
+    "relative",
+    "relative_rule",
     "reverse_over_reverse",
     "rtho",
     "sgd",
