@@ -12,20 +12,23 @@ from . import (
     types,
 )
 from .check import check_tangents
+from .curvature import gauss_newton
 from .discount import Discount, adaptive, constant
-from .functional import Functional, functionalize, write_back
+from .functional import Functional, ModelLoss, functionalize, write_back
 from .hvp import (
     exact,
     finite_difference,
     forward_over_reverse,
     no_curvature,
     reverse_over_reverse,
+    shared_product,
 )
+from .hvp_wrappers import accumulate, clip_products, on_fraction
 from .hyper_update import DOMAINS, HyperUpdate, Signal, additive
 from .optimizers import Optimizer, adam, adamw, sgd
 from .relative_rule import relative
 from .tuner import Info, Tuner, TunerState, hd, marthe, plain, rtho
-from .wrappers import clip_grad_norm, clip_grads
+from .wrappers import by_prefix, clip_grad_norm, clip_grads
 
 __version__ = "0.1.0"
 
@@ -35,17 +38,21 @@ __all__ = [
     "Functional",
     "HyperUpdate",
     "Info",
+    "ModelLoss",
     "Optimizer",
     "Signal",
     "Tuner",
     "TunerState",
+    "accumulate",
     "adam",
     "adamw",
     "adaptive",
     "additive",
+    "by_prefix",
     "check_tangents",
     "clip_grad_norm",
     "clip_grads",
+    "clip_products",
     "columns",
     "constant",
     "discount",
@@ -53,12 +60,14 @@ __all__ = [
     "finite_difference",
     "forward_over_reverse",
     "functionalize",
+    "gauss_newton",
     "guard",
     "hd",
     "hvp",
     "hyper_update",
     "marthe",
     "no_curvature",
+    "on_fraction",
     "optimizers",
     "plain",
     "recursion",
@@ -67,6 +76,7 @@ __all__ = [
     "reverse_over_reverse",
     "rtho",
     "sgd",
+    "shared_product",
     "types",
     "write_back",
 ]

@@ -219,7 +219,10 @@ def plain(
         state = _initial(optimizer, params, hparams or {}, buffers)
         count = scalar_like(state.params, 0.0)
         hparams = state.hparams if schedule is None else {**state.hparams, "lr": schedule(count)}
-        return state._replace(hparams=hparams, z=Inner({}, {}), hyper_state=count)
+        silence = snr.init(hparams, count)
+        return state._replace(
+            hparams=hparams, z=Inner({}, {}), hyper_state=count, snr_state=silence
+        )
 
     def step(state: TunerState, batch: Batch, val_batch: Batch = None) -> tuple[TunerState, Info]:
         with torch.no_grad():

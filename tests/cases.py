@@ -84,6 +84,9 @@ HVPS: dict[str, Any] = {
     "finite_difference": atf.finite_difference(),
     "central_difference": atf.finite_difference(central=True),
     "no_curvature": atf.no_curvature,
+    "gauss_newton": atf.gauss_newton,
+    "on_fraction": atf.on_fraction(atf.exact, 1 / 2),
+    "accumulated": atf.clip_products(atf.accumulate(atf.exact, 2), 10.0),
 }
 
 EXACT_HVPS = ("forward_over_reverse", "reverse_over_reverse")
