@@ -30,6 +30,7 @@ from benchmarks import record
 
 STARTS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 KEYS = ("method", "optimizer", "start", "seed")
+SHOWN = (*KEYS, "accuracy", "last_lr", "refused", "seconds")
 
 
 class Task(NamedTuple):
@@ -235,7 +236,7 @@ def run_method(
         row |= {"refused": outcome.refused, "lrs": [float(f"{lr:.3g}") for lr in outcome.path]}
         row |= {"steps": steps}
         record.merge(path, [row], KEYS, origin)
-        print(*(f"{key}={row[key]}" for key in (*KEYS, "accuracy", "last_lr", "seconds")))
+        print(*(f"{key}={row[key]}" for key in SHOWN), flush=True)
 
 
 def done(path: Any) -> set[tuple[Any, ...]]:
@@ -287,7 +288,7 @@ def plot(task: str) -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--task", choices=TASKS, default="digits")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=tuple(OPTIMIZERS))
