@@ -15,6 +15,7 @@ from .hvp import (
 from .hvp_wrappers import accumulate, clip_products, on_fraction
 from .hyper_update import DOMAINS, HyperUpdate, Signal, additive
 from .optimizers import Optimizer, adam, adamw, sgd
+from .presets import presets
 from .tuner import Info, Tuner, TunerState, hd, marthe, plain, rtho
 from .wrappers import clip_grad_norm, clip_grads
 
@@ -56,6 +57,7 @@ __all__ = [
     "on_fraction",
     "optimizers",
     "plain",
+    "presets",
     "recursion",
     "reverse_over_reverse",
     "rtho",
