@@ -11,13 +11,14 @@ from .hvp import (
     forward_over_reverse,
     no_curvature,
     reverse_over_reverse,
+    shared_product,
 )
 from .hvp_wrappers import accumulate, clip_products, on_fraction
 from .hyper_update import DOMAINS, HyperUpdate, Signal, additive
 from .optimizers import Optimizer, adam, adamw, sgd
 from .presets import presets
 from .tuner import Info, Tuner, TunerState, hd, marthe, plain, rtho
-from .wrappers import clip_grad_norm, clip_grads
+from .wrappers import by_prefix, clip_grad_norm, clip_grads
 
 __version__ = "0.1.0"
 
@@ -37,6 +38,7 @@ __all__ = [
     "adamw",
     "adaptive",
     "additive",
+    "by_prefix",
     "check_tangents",
     "clip_grad_norm",
     "clip_grads",
@@ -62,6 +64,7 @@ __all__ = [
     "reverse_over_reverse",
     "rtho",
     "sgd",
+    "shared_product",
     "types",
     "write_back",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .discount import scalar_like
@@ -15,7 +16,7 @@ from .types import HParams, Params, PyTree
 
 def checked_params(params: Params) -> Params:
     """A detached copy of ``params``; every leaf has to be a floating-point tensor."""
-    leaves = tree_leaves(params, none_is_leaf=True)
+    leaves = tree_leaves(params)
     if not leaves:
         raise ValueError("params is empty: there is nothing to train")
     for leaf in leaves:
@@ -37,12 +38,30 @@ def checked_hparams(hparams: HParams, optimizer: Optimizer, params: Params) -> H
         if name not in optimizer.hparams:
             known = ", ".join(optimizer.hparams)
             raise ValueError(f"{_name(optimizer)} has no hyperparameter {name!r}; it has {known}")
-    return {name: _scalars(name, value, params) for name, value in hparams.items()}
+    checked = {name: _scalars(name, value, params) for name, value in hparams.items()}
+    _check_prefixes(checked, optimizer, params)
+    return checked
+
+
+def _check_prefixes(hparams: HParams, optimizer: Optimizer, params: Params) -> None:
+    """A step on zero gradients, where a value is a dict: does this optimizer take these?"""
+    values = {**optimizer.hparams, **hparams}
+    dicts = [name for name, value in values.items() if isinstance(value, Mapping)]
+    if not dicts:
+        return
+    opt_state = optimizer.init(params)
+    try:
+        optimizer.update(tree_map(torch.zeros_like, params), opt_state, params, values)
+    except TypeError as error:
+        raise TypeError(
+            f"{_name(optimizer)} takes one number for {dicts[0]}, not a dict by name prefix; wrap "
+            f"it in by_prefix({_name(optimizer)}(...)) (Python: {error})"
+        ) from error
 
 
 def checked_state(opt_state: PyTree) -> PyTree:
     """``opt_state``, every leaf of which has to be floating point: jvp raises on integers."""
-    for leaf in tree_leaves(opt_state, none_is_leaf=True):
+    for leaf in tree_leaves(opt_state):
         if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
             raise TypeError(
                 "every leaf of opt_state must be a floating-point tensor, step counters too; "

@@ -12,10 +12,20 @@ from torch import Tensor
 from .types import PyTree
 
 tree_map: Callable[..., Any] = optree.tree_map
-tree_leaves: Callable[..., list[Any]] = optree.tree_leaves
 tree_flatten: Callable[..., tuple[list[Any], Any]] = optree.tree_flatten
 tree_unflatten: Callable[..., Any] = optree.tree_unflatten
 tree_paths: Callable[..., list[tuple[Any, ...]]] = optree.tree_paths
+
+
+def tree_leaves(tree: PyTree) -> list[Any]:
+    """The leaves of a tree, ``None`` included, so that it can be refused in words.
+
+    Collected by ``tree_map``: dynamo (torch 2.13) cannot trace ``tree_flatten`` and ``tree_leaves``
+    of optree 0.20 over an empty dict, and a model without buffers has one.
+    """
+    leaves: list[Any] = []
+    optree.tree_map(leaves.append, tree, none_is_leaf=True)
+    return leaves
 
 
 def dot(a: PyTree, b: PyTree) -> Tensor:

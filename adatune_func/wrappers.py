@@ -1,4 +1,4 @@
-"""What wraps an optimizer and is an optimizer again: clipping of the gradient.
+"""What wraps an optimizer and is an optimizer again: clipping, hyperparameters by name prefix.
 
 The wrapped update is differentiated as a whole, so clipping acts on tangents as it must: a clipped
 entry passes nothing on, a rescaled gradient passes the derivative of its norm.
@@ -7,11 +7,13 @@ entry passes nothing on, a rescaled gradient passes the derivative of its norm.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 
 from .optimizers import Optimizer
-from .trees import dot, tree_map
+from .trees import dot, tree_flatten, tree_map, tree_unflatten
 from .types import HParams, Params, PyTree
 
 
@@ -41,3 +43,127 @@ def clip_grad_norm(optimizer: Optimizer, c: float) -> Optimizer:
         return optimizer.update(tree_map(lambda g: scale * g, grads), state, params, hparams)
 
     return optimizer._replace(update=update)
+
+
+def by_prefix(optimizer: Optimizer, hparams: HParams | None = None) -> Optimizer:
+    """Let a hyperparameter be a dict from name prefix to value: learning rates by layer or group.
+
+    ``{"lr": {"": 0.1, "head": 0.01}}``: a parameter takes the value of the longest prefix of its
+    dotted name, in whole components ("layers.1" is a prefix of "layers.1.weight", not of
+    "layers.10.weight"); "" is a prefix of all. Each value that is tuned is a column of its own, so
+    with K of them a step takes K Hessian-vector products; ``hvp.shared_product`` takes one.
+
+    Parameters that share all their values form a group, and ``optimizer`` is called on each group
+    with scalars. Its state is cut where it holds a dict with the parameters' names; what is outside
+    of such dicts (a step counter) is shared, so it must not depend on the gradients. Order matters
+    where an optimizer looks at all parameters at once: ``clip_grad_norm(by_prefix(...))`` takes the
+    norm over everything, ``by_prefix(clip_grad_norm(...))`` over one group.
+
+    Args:
+        hparams: values that replace the optimizer's, dicts or not; what is tuned replaces both.
+
+    Raises:
+        ValueError: at once, when the optimizer has no such hyperparameter; at init, for a parameter
+            without a prefix and for a prefix that no parameter takes, be it tuned or given here.
+        TypeError: at init, when ``params`` is not a flat dict with names for keys.
+
+    >>> import torch
+    >>> from adatune_func import sgd
+    >>> optimizer = by_prefix(sgd(), {"lr": {"": 0.5, "head": 0.25}})
+    >>> params = {"body.weight": torch.ones(()), "head.weight": torch.ones(())}
+    >>> optimizer.update(params, optimizer.init(params), params, optimizer.hparams)[0]
+    {'body.weight': tensor(-0.5000), 'head.weight': tensor(-0.2500)}
+    """
+
+    unknown = set(hparams or {}) - set(optimizer.hparams)
+    if unknown:
+        raise ValueError(
+            f"the optimizer has no hyperparameter {', '.join(map(repr, sorted(unknown)))}; it has "
+            f"{', '.join(optimizer.hparams)}"
+        )
+    hparams = {**optimizer.hparams, **(hparams or {})}
+
+    def init(params: Params) -> PyTree:
+        groups(params, hparams)
+        return optimizer.init(params)
+
+    @functools.wraps(optimizer.update)
+    def update(
+        grads: Params, state: PyTree, params: Params, values: HParams
+    ) -> tuple[Params, PyTree]:
+        # The prefixes are keys, so the groups are static: a compiled step never sees them.
+        pieces, treedef = _cut(state, params)
+        updates, moved = {}, []
+        for names, scalars in groups(params, values):
+            group = _pick(params, names)
+            part = tree_unflatten(treedef, [_pick(piece, names) for piece in pieces])
+            step, part = optimizer.update(_pick(grads, names), part, group, scalars)
+            updates |= step
+            moved.append(_cut(part, group)[0])
+        merged = [_merge(parts, params) for parts in zip(*moved, strict=True)]
+        return {name: updates[name] for name in params}, tree_unflatten(treedef, merged)
+
+    return optimizer._replace(init=init, update=update, hparams=hparams)
+
+
+def groups(params: Params, hparams: HParams) -> list[tuple[list[str], HParams]]:
+    """``[(names, hparams)]``: parameters that share all values, and these as scalars.
+
+    Raises:
+        ValueError, TypeError: as :func:`by_prefix` does at init.
+    """
+    if not isinstance(params, Mapping) or not all(isinstance(name, str) for name in params):
+        raise TypeError("by_prefix needs params to be a flat dict with dotted names for keys")
+    owners = {
+        hparam: owners_by_prefix(params, hparam, value)
+        for hparam, value in hparams.items()
+        if isinstance(value, Mapping)
+    }
+    members: dict[tuple[str, ...], list[str]] = {}
+    for name in params:
+        members.setdefault(tuple(owner[name] for owner in owners.values()), []).append(name)
+    return [
+        (names, {**hparams, **{h: hparams[h][p] for h, p in zip(owners, prefixes, strict=True)}})
+        for prefixes, names in members.items()
+    ]
+
+
+def owners_by_prefix(names: Iterable[str], hparam: str, prefixes: Iterable[str]) -> dict[str, str]:
+    """``{name: prefix}``, the longest prefix of each name.
+
+    Raises:
+        ValueError: for a name without a prefix, and for a prefix that no name takes.
+    """
+    prefixes = list(prefixes)
+    owners = {}
+    for name in names:
+        matching = [p for p in prefixes if p in ("", name) or name.startswith(f"{p}.")]
+        if not matching:
+            raise ValueError(
+                f"{hparam} has no prefix for the parameter {name!r}; it has "
+                f"{', '.join(map(repr, prefixes))}: add one, or '' for the rest"
+            )
+        owners[name] = max(matching, key=len)
+    for prefix in prefixes:
+        if prefix not in owners.values():
+            raise ValueError(
+                f"no parameter takes {hparam}[{prefix!r}]; prefixes are whole dotted components "
+                f"and the longest wins. Parameters: {', '.join(owners)}"
+            )
+    return owners
+
+
+def _cut(state: PyTree, params: Params) -> tuple[list[Any], Any]:
+    """Flatten ``state`` down to dicts by parameter name, and the leaves outside of them."""
+    return tree_flatten(state, is_leaf=lambda x: isinstance(x, dict) and x.keys() == params.keys())
+
+
+def _pick(piece: Any, names: list[str]) -> Any:
+    return {name: piece[name] for name in names} if isinstance(piece, dict) else piece
+
+
+def _merge(parts: tuple[Any, ...], params: Params) -> Any:
+    if not isinstance(parts[0], dict):
+        return parts[0]
+    merged = {name: value for part in parts for name, value in part.items()}
+    return {name: merged[name] for name in params}

@@ -1,0 +1,129 @@
+"""Save a state and load it again, bit for bit, as a flat dict that ``weights_only=True`` reads.
+
+The file holds ``{"format": 1, "torch": version, "tensors": {path: tensor}, "types": {path: name},
+"notes": {...}}``. A path joins field names, keys and indices with "/", as in
+``opt_state/momentum_buffer/fc.weight``; types are the NamedTuples on the way (``SGDState``).
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+FORMAT = 1
+State = TypeVar("State")
+
+
+def save(
+    state: Any, path: str | Path, notes: Mapping[str, str | int | float] | None = None
+) -> None:
+    """Write a pytree of tensors (a TunerState, generator states, ...) to ``path``, atomically.
+
+    ``notes`` are strings and numbers kept beside it; :func:`notes` reads them.
+
+    Raises:
+        OSError: when the folder cannot be written.
+    """
+    path = Path(path)
+    content = {
+        "format": FORMAT,
+        "torch": torch.__version__,
+        "tensors": {name: leaf.detach().cpu() for name, leaf in _leaves(state).items()},
+        "types": _types(state),
+        "notes": dict(notes or {}),
+    }
+    part = path.with_name(path.name + ".part")
+    try:
+        torch.save(content, part)
+        os.replace(part, path)
+    except RuntimeError as error:  # how torch reports a missing or read-only folder
+        raise OSError(f"cannot write {path}: {error}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load(path: str | Path, like: State) -> State:
+    """The state saved at ``path``, in the structure, dtypes and on the devices of ``like``.
+
+    Raises:
+        OSError: when there is no such file.
+        ValueError: when it is not a checkpoint or cut short, or in words on the first thing that
+            differs from ``like``: another optimizer, a missing or unknown entry, a shape, a dtype.
+    """
+    content = _read(Path(path))
+    for name, kind in _types(like).items():
+        saved = content["types"].get(name, kind)
+        if saved != kind:
+            hint = "; it comes from another optimizer" if name.endswith("opt_state") else ""
+            raise ValueError(f"{path}: {name or 'the state'} is {saved}, here it is {kind}{hint}")
+    tensors, wanted = content["tensors"], _leaves(like)
+    missing, unknown = sorted(wanted.keys() - tensors), sorted(tensors.keys() - wanted)
+    if missing or unknown:
+        verb, names = ("lacks", missing) if missing else ("has, and this state lacks,", unknown)
+        raise ValueError(f"{path}: the checkpoint {verb} {names[0]} ({len(names)} such entries)")
+    for name, leaf in wanted.items():
+        ours, theirs = (f"{tuple(t.shape)} {t.dtype}" for t in (leaf, tensors[name]))
+        if ours != theirs:
+            raise ValueError(f"{path}: {name} is {theirs} in the checkpoint, here it is {ours}")
+    return _walk(like, lambda name, leaf: tensors[name].to(leaf.device))
+
+
+def notes(path: str | Path) -> dict[str, Any]:
+    """The notes of a checkpoint, with ``torch``, the version that wrote it. Raises as load does."""
+    content = _read(Path(path))
+    return {**content["notes"], "torch": content["torch"]}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError):
+        raise ValueError(f"{path} is not a checkpoint, or it was cut short") from None
+    if not isinstance(content, dict) or not {"format", "tensors", "types"} <= content.keys():
+        raise ValueError(f"{path} is not a checkpoint of adatune_func")
+    if content["format"] != FORMAT:
+        raise ValueError(f"{path} has format {content['format']}; this version reads {FORMAT}")
+    return content
+
+
+def _leaves(tree: Any) -> dict[str, Tensor]:
+    leaves: dict[str, Tensor] = {}
+    _walk(tree, leaves.__setitem__)
+    return leaves
+
+
+def _types(tree: Any) -> dict[str, str]:
+    """The NamedTuples of a tree by path: what tells one optimizer's state from another's."""
+    types: dict[str, str] = {}
+    _walk(tree, lambda *_: None, types.__setitem__)
+    return types
+
+
+def _walk(
+    tree: Any,
+    visit: Callable[[str, Tensor], Any],
+    enter: Callable[[str, str], None] = lambda *_: None,
+    path: tuple[str, ...] = (),
+) -> Any:
+    """The tree with ``visit(path, leaf)`` for its leaves; ``enter(path, type)`` at NamedTuples."""
+    name = "/".join(path)
+    if isinstance(tree, Tensor):
+        return visit(name, tree)
+    if isinstance(tree, Mapping):
+        return {key: _walk(value, visit, enter, (*path, str(key))) for key, value in tree.items()}
+    if not isinstance(tree, tuple | list):
+        raise TypeError(f"{name or 'the state'} is {type(tree).__name__}, not a tensor or a tree")
+    fields = getattr(tree, "_fields", None)
+    if fields is not None:
+        enter(name, type(tree).__name__)
+    keys = fields if fields is not None else map(str, range(len(tree)))
+    values = [
+        _walk(value, visit, enter, (*path, key)) for key, value in zip(keys, tree, strict=True)
+    ]
+    return type(tree)(*values) if fields is not None else type(tree)(values)
