@@ -66,7 +66,7 @@ def quarter_validation(hvp: Any) -> Any:
 def _classic(module: nn.Module, optimizer: str) -> Step:
     if optimizer != "sgd":
         raise ValueError("the classic formulation is written out for sgd with momentum only")
-    return classic(module)
+    return classic(module)[0]
 
 
 def _part(share: int) -> Any:

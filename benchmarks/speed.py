@@ -176,10 +176,10 @@ def parsed(argv: Sequence[str] | None) -> Any:
     return arguments
 
 
+@torch._dynamo.config.patch(recompile_limit=256)  # each method and network is a graph
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parsed(argv)
     torch.set_num_threads(arguments.threads)
-    torch._dynamo.config.recompile_limit = 256  # each method and network is a graph of its own
     if arguments.child:
         return _child(arguments)
     methods = list(dict.fromkeys([BASELINE, *arguments.methods]))
