@@ -26,6 +26,7 @@ from .hvp import (
 from .hvp_wrappers import accumulate, clip_products, on_fraction
 from .hyper_update import DOMAINS, HyperUpdate, Signal, additive
 from .optimizers import Optimizer, adam, adamw, sgd
+from .presets import presets
 from .relative_rule import relative
 from .tuner import Info, Tuner, TunerState, hd, marthe, plain, rtho
 from .wrappers import by_prefix, clip_grad_norm, clip_grads
@@ -70,6 +71,7 @@ __all__ = [
     "on_fraction",
     "optimizers",
     "plain",
+    "presets",
     "recursion",
     "relative",
     "relative_rule",
