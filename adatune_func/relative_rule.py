@@ -54,7 +54,7 @@ class RelativeState(NamedTuple):
 
 def relative(
     step: float = 0.1,
-    halving: float = 300.0,
+    halving: float = 100.0,
     decays: tuple[float, float] = (0.9, 0.99),
     domains: Mapping[str, tuple[float, float]] | None = None,
 ) -> HyperUpdate:
