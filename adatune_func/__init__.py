@@ -1,6 +1,6 @@
 """Tune learning rates and other hyperparameters while a network trains, by hypergradients."""
 
-from . import columns, discount, hvp, hyper_update, optimizers, recursion, types
+from . import columns, discount, hvp, hyper_update, optimizers, recursion, search, types
 from .check import check_tangents
 from .discount import Discount, adaptive, constant
 from .functional import Functional, functionalize, write_back
@@ -54,6 +54,7 @@ __all__ = [
     "recursion",
     "reverse_over_reverse",
     "rtho",
+    "search",
     "sgd",
     "shared_product",
     "types",

@@ -1,0 +1,125 @@
+"""A population is N runs, each what it would be alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import adatune_func as atf
+from adatune_func.search import stack, sweep, table, unstack
+from adatune_func.trees import tree_leaves
+from tests.cases import conv_batchnorm, dropout_mlp, tanh_mlp
+
+SGD = atf.sgd(momentum=0.9)
+
+
+def member(problem, seed=0, lr=0.1, mu=0.9, hyper_lr=1e-3, outer="validation"):
+    """A state with its own seed, start and numbers, and the tuner that made it."""
+    rule = atf.additive(hyper_lr, alpha=1e-6)
+    tuner = atf.marthe(problem.loss_fn, SGD, mu=mu, hyper_update=rule, outer=outer)
+    torch.manual_seed(seed)
+    params = {name: p + 0.1 * torch.randn_like(p) for name, p in problem.params.items()}
+    return tuner, tuner.init(params, {"lr": lr}, problem.buffers)
+
+
+def alone(tuner, state, batches):
+    infos = []
+    for batch in batches:
+        state, info = tuner.step(state, *batch)
+        infos.append(info)
+    return state, infos
+
+
+def assert_close(got, want, rtol=1e-9, atol=1e-12):
+    for a, b in zip(tree_leaves(got), tree_leaves(want), strict=True):
+        torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("loop", [False, True])
+@pytest.mark.parametrize("make", [conv_batchnorm, tanh_mlp])
+def test_a_sweep_equals_separate_runs(make, loop):
+    problem = make(steps=4)
+    settings = [{"lr": 0.05}, {"seed": 1, "mu": 0.5}, {"seed": 2, "hyper_lr": 1e-2}]
+    members = [member(problem, **setting) for setting in settings]
+    result = sweep(members[0][0], [state for _, state in members], problem.batches, loop=loop)
+    for i, state in enumerate(unstack(result.state)):
+        own_state, own_infos = alone(*members[i], problem.batches)
+        assert_close(state, own_state)
+        for t, info in enumerate(own_infos):
+            assert_close([leaf[t, i] for leaf in tree_leaves(result.infos)], tree_leaves(info))
+
+
+def test_next_batch_takes_batches_alone():
+    problem = tanh_mlp(steps=3)
+    tuner, state = member(problem, outer="next_batch")
+    batches = [(batch,) for batch, _ in problem.batches]
+    result = sweep(tuner, [state, state], batches)
+    assert_close(unstack(result.state)[1], alone(tuner, state, batches)[0])
+
+
+def test_with_dropout_each_member_draws_its_own_mask():
+    problem = dropout_mlp(steps=2)
+    tuner, state = member(problem)
+    torch.manual_seed(0)
+    one = sweep(tuner, [state], problem.batches)
+    torch.manual_seed(0)
+    assert_close(unstack(one.state)[0], alone(tuner, state, problem.batches)[0])
+    two = sweep(tuner, [state, state], problem.batches)
+    assert (two.infos.loss[:, 0] != two.infos.loss[:, 1]).all()
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_a_member_that_diverges_touches_no_other(loop):
+    problem = conv_batchnorm(steps=4)
+    calm = [member(problem, seed=s) for s in (1, 2)]
+    tuner, wild = member(problem, lr=1e200)
+    states = [calm[0][1], wild, calm[1][1]]
+    result = sweep(tuner, states, problem.batches, loop=loop)
+    assert not result.infos.accepted[:, 1].all()
+    assert result.infos.accepted[:, [0, 2]].all()
+    for i, (own_tuner, state) in zip((0, 2), calm, strict=True):
+        assert_close(unstack(result.state)[i], alone(own_tuner, state, problem.batches)[0])
+
+
+@pytest.mark.parametrize(("make", "loops"), [(conv_batchnorm, True), (tanh_mlp, False)])
+def test_convolutions_are_looped_over_and_the_step_is_wrapped(make, loops):
+    problem = make(steps=1)
+    tuner, state = member(problem)
+    wrapped = []
+
+    def wrap(step):
+        wrapped.append(step)
+        return step
+
+    sweep(tuner, [state] * 2, problem.batches, wrap=wrap)
+    assert len(wrapped) == 1 and (wrapped[0] is tuner.step) == loops
+
+
+def test_the_table_has_a_row_a_member():
+    problem = tanh_mlp(steps=10)
+    tuner, state = member(problem, lr=0.5)
+    result = sweep(tuner, [member(problem, lr=0.05)[1], state], problem.batches)
+    rows = table(result, tail=0.3)
+    assert [row["lr"] for row in rows] == [0.05, 0.5]
+    infos = alone(tuner, state, problem.batches)[1]
+    losses = torch.stack([info.val_loss for info in infos]).unfold(0, 3, 1).mean(1)
+    assert rows[1]["val_loss"] == pytest.approx(float(losses[-1]), rel=1e-12)
+    assert rows[1]["best_val_loss"] == pytest.approx(float(losses.min()), rel=1e-12)
+    assert rows[1]["loss"] == pytest.approx(sum(float(i.loss) for i in infos[-3:]) / 3, rel=1e-12)
+    assert rows[1]["lr_end"] == float(result.state.hparams["lr"][1])
+    assert rows[1]["mu"] == 0.9 and rows[1]["accepted"] == 1.0
+
+
+def test_errors_in_words():
+    problem = tanh_mlp(steps=1)
+    tuner, state = member(problem)
+    with pytest.raises(ValueError, match="at least one state"):
+        sweep(tuner, [], problem.batches)
+    with pytest.raises(ValueError, match="at least one batch"):
+        sweep(tuner, [state], [])
+    other = tuner.init(problem.params, {"lr": 0.1, "momentum": 0.9}, problem.buffers)
+    with pytest.raises(ValueError, match="states 0 and 1 differ in structure"):
+        stack([state, other])
+    wider = state._replace(params={n: torch.stack([p, p]) for n, p in state.params.items()})
+    with pytest.raises(ValueError, match=r"has shape .* in state 0 and .* in state 1"):
+        stack([state, wider])
