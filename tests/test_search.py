@@ -6,14 +6,15 @@ import pytest
 import torch
 
 import adatune_func as atf
-from adatune_func.search import stack, sweep, table, unstack
+from adatune_func.search import find_hyper_lr, stack, sweep, table, unstack
 from adatune_func.trees import tree_leaves
+from adatune_func.tuner import Outer
 from tests.cases import conv_batchnorm, dropout_mlp, tanh_mlp
 
 SGD = atf.sgd(momentum=0.9)
 
 
-def member(problem, seed=0, lr=0.1, mu=0.9, hyper_lr=1e-3, outer="validation"):
+def member(problem, seed=0, lr=0.1, mu=0.9, hyper_lr=1e-3, outer: Outer = "validation"):
     """A state with its own seed, start and numbers, and the tuner that made it."""
     rule = atf.additive(hyper_lr, alpha=1e-6)
     tuner = atf.marthe(problem.loss_fn, SGD, mu=mu, hyper_update=rule, outer=outer)
@@ -92,7 +93,8 @@ def test_convolutions_are_looped_over_and_the_step_is_wrapped(make, loops):
         return step
 
     sweep(tuner, [state] * 2, problem.batches, wrap=wrap)
-    assert len(wrapped) == 1 and (wrapped[0] is tuner.step) == loops
+    sweep(tuner, [state] * 2, problem.batches, wrap=wrap, loop=not loops)
+    assert [step is tuner.step for step in wrapped] == [loops, not loops]
 
 
 def test_the_table_has_a_row_a_member():
@@ -123,3 +125,94 @@ def test_errors_in_words():
     wider = state._replace(params={n: torch.stack([p, p]) for n, p in state.params.items()})
     with pytest.raises(ValueError, match=r"has shape .* in state 0 and .* in state 1"):
         stack([state, wider])
+
+
+@pytest.fixture(scope="module")
+def quadratic():
+    """SGD on a quadratic, from a learning rate 50 times too small."""
+
+    def loss_fn(params, buffers, batch):
+        return 0.5 * (params["w"] * batch).square().sum(), buffers
+
+    scales = torch.tensor([1.0, 0.5, 0.25], dtype=torch.float64)
+    tuner = atf.marthe(loss_fn, atf.sgd(), mu=0.9, hyper_update=atf.additive(0.0))
+    state = tuner.init({"w": torch.ones(3, dtype=torch.float64)}, {"lr": 0.01})
+    return tuner, state, [(scales, scales)] * 20
+
+
+@pytest.fixture(scope="module")
+def found(quadratic):
+    return find_hyper_lr(*quadratic, members=8)
+
+
+def test_the_hyper_lr_found_beats_standing_still_and_more_is_worse(quadratic, found):
+    _, state, batches = quadratic
+
+    def end(hyper_lr, alpha=0.0):
+        moving = atf.marthe(
+            lambda p, b, x: (0.5 * (p["w"] * x).square().sum(), b),
+            atf.sgd(),
+            mu=0.9,
+            hyper_update=atf.additive(hyper_lr, alpha),
+        )
+        start = moving.init(state.params, {"lr": 0.01})
+        return float(alone(moving, start, batches)[1][-1].val_loss)
+
+    assert end(found.hyper_lr, found.alpha) < 0.1 * end(0.0)
+    assert end(found.hyper_lr) == pytest.approx(
+        next(
+            row["val_loss"]
+            for row in found.table
+            if row["round"] == 1 and row["hyper_lr.lr"] == found.hyper_lr["lr"]
+        ),
+        rel=0.5,
+    )
+    assert not end(100 * found.hyper_lr["lr"]) < end(found.hyper_lr)
+
+
+def test_the_search_does_not_depend_on_units(quadratic, found):
+    _, state, batches = quadratic
+    loud = atf.marthe(  # a loss in other units: h is 1000 times as large, so is what one may take
+        lambda p, b, x: (500 * (p["w"] * x).square().sum(), b),
+        atf.sgd(),
+        mu=0.9,
+        hyper_update=atf.additive(0.0),
+    )
+    other = find_hyper_lr(loud, loud.init(state.params, {"lr": 1e-5}), batches, members=8)
+    assert other.hyper_lr["lr"] == pytest.approx(1e-9 * found.hyper_lr["lr"], rel=1e-4)
+    assert other.alpha * 1e6 == pytest.approx(found.alpha * 1e-6, rel=1e-4)
+
+
+def test_the_search_is_a_table(found):
+    assert [row["round"] for row in found.table] == [0] * 8 + [1] * 8 + [2] * 8
+    assert {"ratio", "alpha", "hyper_lr.lr", "stable", "lr", "lr_end", "val_loss"} <= set(
+        found.table[0]
+    )
+    first = found.table[:8]
+    assert first[0]["ratio"] == 0 and first[0]["stable"]
+    assert not first[-1]["stable"]  # ten times lr a step: the search has seen the other side
+    assert found.hyper_lr["lr"] in [row["hyper_lr.lr"] for row in found.table[8:16]]
+    assert found.alpha in [row["alpha"] for row in found.table[16:]]
+
+
+def test_where_nothing_helps_the_answer_is_zero():
+    tuner = atf.marthe(  # the outer loss tells to go away from the optimum of the training loss
+        lambda p, b, x: (p["w"].square().sum(), b),
+        atf.sgd(),
+        mu=0.0,
+        hyper_update=atf.additive(0.0),
+        val_loss_fn=lambda p, b, x: (0.0 * p["w"].sum() + 1.0, b),
+    )
+    state = tuner.init({"w": torch.ones(2, dtype=torch.float64)}, {"lr": 0.4})
+    found = find_hyper_lr(tuner, state, [(0, 0)] * 3, members=4)
+    assert all(row["lr_end"] == 0.4 for row in found.table)  # h is 0: nothing moves, nothing breaks
+
+
+def test_the_search_refuses_in_words(quadratic):
+    tuner, state, batches = quadratic
+    with pytest.raises(ValueError, match="additive rule"):
+        find_hyper_lr(tuner, state._replace(hyper_state=()), batches)
+    with pytest.raises(ValueError, match="at least 4 members"):
+        find_hyper_lr(tuner, state, batches, members=3)
+    with pytest.raises(ValueError, match="at least one batch"):
+        find_hyper_lr(tuner, state, [])
