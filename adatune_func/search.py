@@ -148,7 +148,7 @@ def find_hyper_lr(
 
         β_k = r |η_k| / rms(h_k) ,    α = a min_k β_k / (rms(h_k) |η_k|)
 
-    with r = 1e-5 ... 10 first, then between the neighbours of the best, then a = 1e-5 ... 10. Each
+    with r = 1e-4 ... 1000 first, then between the neighbours of the best, then a = 1e-5 ... 10. Each
     round restarts all runs from ``state``. A run is stable when it has no null step, a finite loss
     and no hyperparameter at 0 that started above; of the stable ones whose validation loss at the
     end is within ``slack`` of the lowest, the largest is taken. Each round has 0 among its
@@ -202,7 +202,7 @@ def find_hyper_lr(
     def betas(ratio: float) -> dict[str, float]:
         return {name: ratio * eta / h for name, (eta, h) in scale.items()}
 
-    ratio, gap = search(-5.0, 1.0, lambda r: (betas(r), 0.0)), 6.0 / (members - 2)
+    ratio, gap = search(-4.0, 3.0, lambda r: (betas(r), 0.0)), 7.0 / (members - 2)
     if ratio == 0:
         return Found(betas(0.0), 0.0, rows)
     center = math.log10(ratio)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import adatune_func as atf
+from adatune_func import search
 from adatune_func.search import find_hyper_lr, stack, sweep, table, unstack
 from adatune_func.trees import tree_leaves
 from adatune_func.tuner import Outer
@@ -190,22 +191,27 @@ def test_the_search_is_a_table(found):
     )
     first = found.table[:8]
     assert first[0]["ratio"] == 0 and first[0]["stable"]
-    assert not first[-1]["stable"]  # ten times lr a step: the search has seen the other side
     assert found.hyper_lr["lr"] in [row["hyper_lr.lr"] for row in found.table[8:16]]
     assert found.alpha in [row["alpha"] for row in found.table[16:]]
 
 
-def test_where_nothing_helps_the_answer_is_zero():
-    tuner = atf.marthe(  # the outer loss tells to go away from the optimum of the training loss
-        lambda p, b, x: (p["w"].square().sum(), b),
-        atf.sgd(),
-        mu=0.0,
-        hyper_update=atf.additive(0.0),
-        val_loss_fn=lambda p, b, x: (0.0 * p["w"].sum() + 1.0, b),
-    )
-    state = tuner.init({"w": torch.ones(2, dtype=torch.float64)}, {"lr": 0.4})
-    found = find_hyper_lr(tuner, state, [(0, 0)] * 3, members=4)
-    assert all(row["lr_end"] == 0.4 for row in found.table)  # h is 0: nothing moves, nothing breaks
+def test_the_largest_stable_ratio_near_the_best_is_taken():
+    fine = {"lr": 0.1, "lr_end": 0.2, "accepted": 1.0, "mu": 0.0}
+    rows = [
+        {**fine, "ratio": 0.0, "val_loss": 2.0},
+        {**fine, "ratio": 0.1, "val_loss": 1.0},
+        {**fine, "ratio": 0.2, "val_loss": 1.04},
+        {**fine, "ratio": 0.3, "val_loss": 1.2},
+        {**fine, "ratio": 0.4, "val_loss": 0.1, "lr_end": 0.0},
+        {**fine, "ratio": 0.5, "val_loss": 0.1, "accepted": 0.9},
+        {**fine, "ratio": 0.6, "val_loss": float("inf")},
+        {**fine, "ratio": 0.7, "val_loss": 1.01, "lr": 0.0, "lr_end": 0.0},
+    ]
+    judged = [row | {"stable": float(search._stable(row))} for row in rows]
+    assert [row["stable"] for row in judged] == [1, 1, 1, 1, 0, 0, 0, 1]
+    assert search._largest(judged[:7], slack=0.05) == 0.2
+    assert search._largest(judged[:7], slack=0.01) == 0.1
+    assert search._largest(judged[:1] + judged[4:7], slack=0.05) == 0
 
 
 def test_the_search_refuses_in_words(quadratic):
