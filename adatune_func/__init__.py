@@ -11,6 +11,7 @@ from . import (
     relative_rule,
     types,
 )
+from . import columns, discount, hvp, hyper_update, optimizers, recursion, search, types
 from .check import check_tangents
 from .curvature import gauss_newton
 from .discount import Discount, adaptive, constant
@@ -77,6 +78,7 @@ __all__ = [
     "relative_rule",
     "reverse_over_reverse",
     "rtho",
+    "search",
     "sgd",
     "shared_product",
     "types",
