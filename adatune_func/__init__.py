@@ -1,6 +1,7 @@
 """Tune learning rates and other hyperparameters while a network trains, by hypergradients."""
 
 from . import (
+    checkpoint,
     columns,
     discount,
     guard,
@@ -12,6 +13,7 @@ from . import (
     types,
 )
 from .check import check_tangents
+from .checkpoint import load, save
 from .curvature import gauss_newton
 from .discount import Discount, adaptive, constant
 from .functional import Functional, ModelLoss, functionalize, write_back
@@ -50,6 +52,7 @@ __all__ = [
     "additive",
     "by_prefix",
     "check_tangents",
+    "checkpoint",
     "clip_grad_norm",
     "clip_grads",
     "clip_products",
@@ -65,6 +68,7 @@ __all__ = [
     "hd",
     "hvp",
     "hyper_update",
+    "load",
     "marthe",
     "no_curvature",
     "on_fraction",
@@ -75,6 +79,7 @@ __all__ = [
     "relative_rule",
     "reverse_over_reverse",
     "rtho",
+    "save",
     "sgd",
     "shared_product",
     "types",
