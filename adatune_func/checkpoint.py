@@ -8,6 +8,7 @@ The file holds ``{"format": 1, "torch": version, "tensors": {path: tensor}, "typ
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import zipfile
 from collections import OrderedDict
@@ -98,11 +99,11 @@ def notes(path: str | Path) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        file = open(path, "rb")
+        file = io.BytesIO(path.read_bytes())
     except OSError as error:
         raise type(error)(f"cannot read {path}: {error.strerror or error}") from None
     try:
-        with file, zipfile.ZipFile(file) as archive:
+        with zipfile.ZipFile(file) as archive:
             if archive.testzip() is not None:  # torch writes checksums and does not read them
                 raise ValueError("a checksum is wrong")
             file.seek(0)
