@@ -1,6 +1,7 @@
 """Tune learning rates and other hyperparameters while a network trains, by hypergradients."""
 
 from . import (
+    checkpoint,
     columns,
     discount,
     guard,
@@ -13,6 +14,7 @@ from . import (
 )
 from . import columns, discount, hvp, hyper_update, optimizers, recursion, search, types
 from .check import check_tangents
+from .checkpoint import load, save
 from .curvature import gauss_newton
 from .discount import Discount, adaptive, constant
 from .functional import Functional, ModelLoss, functionalize, write_back
@@ -52,6 +54,7 @@ __all__ = [
     "additive",
     "by_prefix",
     "check_tangents",
+    "checkpoint",
     "clip_grad_norm",
     "clip_grads",
     "clip_products",
@@ -67,6 +70,7 @@ __all__ = [
     "hd",
     "hvp",
     "hyper_update",
+    "load",
     "marthe",
     "no_curvature",
     "on_fraction",
@@ -79,6 +83,7 @@ __all__ = [
     "reverse_over_reverse",
     "rtho",
     "search",
+    "save",
     "sgd",
     "shared_product",
     "types",
