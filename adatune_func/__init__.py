@@ -1,18 +1,6 @@
 """Tune learning rates and other hyperparameters while a network trains, by hypergradients."""
 
-from . import (
-    checkpoint,
-    columns,
-    discount,
-    guard,
-    hvp,
-    hyper_update,
-    optimizers,
-    recursion,
-    relative_rule,
-    types,
-)
-from . import columns, discount, hvp, hyper_update, optimizers, recursion, search, types
+from . import checkpoint, discount, guard, hvp, hyper_update, recursion, schedules, search
 from .check import check_tangents
 from .checkpoint import load, save
 from .curvature import gauss_newton
@@ -37,55 +25,59 @@ from .wrappers import by_prefix, clip_grad_norm, clip_grads
 __version__ = "0.1.0"
 
 __all__ = [
-    "DOMAINS",
-    "Discount",
+    # a module and its loss as pure functions
     "Functional",
-    "HyperUpdate",
-    "Info",
     "ModelLoss",
+    "functionalize",
+    "write_back",
+    # optimizers
     "Optimizer",
-    "Signal",
-    "Tuner",
-    "TunerState",
-    "accumulate",
     "adam",
     "adamw",
-    "adaptive",
-    "additive",
     "by_prefix",
-    "check_tangents",
-    "checkpoint",
     "clip_grad_norm",
     "clip_grads",
+    "sgd",
+    # curvature
+    "accumulate",
     "clip_products",
-    "columns",
-    "constant",
-    "discount",
     "exact",
     "finite_difference",
     "forward_over_reverse",
-    "functionalize",
     "gauss_newton",
-    "guard",
-    "hd",
     "hvp",
-    "hyper_update",
-    "load",
-    "marthe",
     "no_curvature",
     "on_fraction",
-    "optimizers",
+    "reverse_over_reverse",
+    "shared_product",
+    # the discount mu
+    "Discount",
+    "adaptive",
+    "constant",
+    "discount",
+    # how hyperparameters move
+    "DOMAINS",
+    "HyperUpdate",
+    "Signal",
+    "additive",
+    "guard",
+    "hyper_update",
+    "relative",
+    # tuners
+    "Info",
+    "Tuner",
+    "TunerState",
+    "hd",
+    "marthe",
     "plain",
     "presets",
     "recursion",
-    "relative",
-    "relative_rule",
-    "reverse_over_reverse",
     "rtho",
-    "search",
+    # around training
+    "check_tangents",
+    "checkpoint",
+    "load",
     "save",
-    "sgd",
-    "shared_product",
-    "types",
-    "write_back",
+    "schedules",
+    "search",
 ]
