@@ -120,6 +120,7 @@ def _summary(seen: Sequence[tuple[float, float, float]]) -> dict[str, float]:
     }
 
 
+@torch._dynamo.config.patch(recompile_limit=64)  # each method and network is a graph
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--networks", nargs="+", default=["mlp", "mlp_smooth"])
@@ -134,7 +135,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=record.RESULTS / "curvature.json")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
-    torch._dynamo.config.recompile_limit = 64  # one for each strategy and network
     for name in arguments.networks:
         torch.manual_seed(0)
         model = MODELS[name.removesuffix("_smooth")]

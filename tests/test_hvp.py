@@ -316,3 +316,14 @@ def test_channels_last_gives_the_same_numbers(hvp):
     )
     _, *other = products(HVPS[hvp], turned, batch=(x.contiguous(**last), y), v=v)
     torch.testing.assert_close(other, plain)
+
+
+@pytest.mark.parametrize("preset", atf.presets)
+def test_presets_are_arguments_of_marthe(preset):
+    problem = conv_batchnorm(steps=3)
+    rule = atf.additive(1e-3)
+    tuner = atf.marthe(problem.loss_fn, atf.sgd(), hyper_update=rule, **atf.presets[preset])
+    state = start(problem, tuner, {"lr": 0.1})
+    for batch, val_batch in problem.batches:
+        state, info = tuner.step(state, batch, val_batch)
+    assert info.accepted and float(state.hparams["lr"]) != 0.1
