@@ -122,7 +122,7 @@ RTHO = {
     "--hyper-lr 1e-8 --alpha -1": "--alpha: must be a finite number of at least 0",
     "--alpha 1e-6": "--alpha adapts --hyper-lr: give that too",
     "--lr-scheduler cyclic": "unrecognized arguments: --lr-scheduler cyclic",
-    "--resume runs/there --network lenet": "checkpoint lacks tuner/params/classifier",
+    "--resume runs/there --network lenet": "the checkpoint lacks tuner/",
     "--resume runs/there --network mlp --optimizer adam": "it comes from another optimizer",
     "--resume runs/there --hyper-lr 1e-8": "hyper_state is RelativeState, here it is AdditiveState",
 }
