@@ -13,7 +13,7 @@ from .hvp import (
     reverse_over_reverse,
     shared_product,
 )
-from .hvp_wrappers import accumulate, clip_products, on_fraction
+from .hvp_wrappers import accumulate, clip_products, on_fraction, scale_products
 from .hyper_update import DOMAINS, HyperUpdate, Signal, additive
 from .optimizers import Optimizer, adam, adamw, sgd
 from .presets import presets
@@ -63,6 +63,7 @@ __all__ = [
     "recursion",
     "reverse_over_reverse",
     "rtho",
+    "scale_products",
     "sgd",
     "shared_product",
     "types",
