@@ -1,7 +1,8 @@
 """Tune learning rates and other hyperparameters while a network trains, by hypergradients."""
 
-from . import columns, discount, hvp, hyper_update, optimizers, recursion, types
+from . import checkpoint, discount, guard, hvp, hyper_update, recursion, schedules, search
 from .check import check_tangents
+from .checkpoint import load, save
 from .curvature import gauss_newton
 from .discount import Discount, adaptive, constant
 from .functional import Functional, ModelLoss, functionalize, write_back
@@ -17,55 +18,67 @@ from .hvp_wrappers import accumulate, clip_products, on_fraction, scale_products
 from .hyper_update import DOMAINS, HyperUpdate, Signal, additive
 from .optimizers import Optimizer, adam, adamw, sgd
 from .presets import presets
+from .relative_rule import relative
 from .tuner import Info, Tuner, TunerState, hd, marthe, plain, rtho
 from .wrappers import by_prefix, clip_grad_norm, clip_grads
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "DOMAINS",
-    "Discount",
+    # a module and its loss as pure functions
     "Functional",
-    "HyperUpdate",
-    "Info",
     "ModelLoss",
+    "functionalize",
+    "write_back",
+    # optimizers
     "Optimizer",
-    "Signal",
-    "Tuner",
-    "TunerState",
-    "accumulate",
     "adam",
     "adamw",
-    "adaptive",
-    "additive",
     "by_prefix",
-    "check_tangents",
     "clip_grad_norm",
     "clip_grads",
+    "sgd",
+    # curvature
+    "accumulate",
     "clip_products",
-    "columns",
-    "constant",
-    "discount",
     "exact",
     "finite_difference",
     "forward_over_reverse",
-    "functionalize",
     "gauss_newton",
-    "hd",
     "hvp",
-    "hyper_update",
-    "marthe",
     "no_curvature",
     "on_fraction",
-    "optimizers",
+    "reverse_over_reverse",
+    "scale_products",
+    "shared_product",
+    # the discount mu
+    "Discount",
+    "adaptive",
+    "constant",
+    "discount",
+    # how hyperparameters move
+    "DOMAINS",
+    "HyperUpdate",
+    "Signal",
+    "additive",
+    "guard",
+    "hyper_update",
+    "relative",
+    # tuners
+    "Info",
+    "Tuner",
+    "TunerState",
+    "hd",
+    "marthe",
     "plain",
     "presets",
     "recursion",
-    "reverse_over_reverse",
     "rtho",
-    "scale_products",
-    "sgd",
-    "shared_product",
-    "types",
-    "write_back",
+    # around training
+    "check_tangents",
+    "checkpoint",
+    "load",
+    "save",
+    "schedules",
+    "search",
 ]

@@ -7,8 +7,11 @@ The file holds ``{"format": 1, "torch": version, "tensors": {path: tensor}, "typ
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
-import pickle
+import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,36 +28,50 @@ def save(
 ) -> None:
     """Write a pytree of tensors (a TunerState, generator states, ...) to ``path``, atomically.
 
-    ``notes`` are strings and numbers kept beside it; :func:`notes` reads them.
+    ``notes`` are strings and numbers kept beside it; :func:`notes` reads them. Whatever fails, the
+    file that was there stays as it was.
 
     Raises:
-        OSError: when the folder cannot be written.
+        OSError: when ``path`` cannot be written.
+        TypeError, ValueError: for what a checkpoint cannot hold: a leaf that is not a tensor, a
+            note that is not a string or a number, two entries of one name.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save({"w": torch.ones(2)}, f"{folder}/w.pt", {"step": 7})
+    ...     load(f"{folder}/w.pt", like={"w": torch.zeros(2)}), notes(f"{folder}/w.pt")["step"]
+    ({'w': tensor([1., 1.])}, 7)
     """
     path = Path(path)
     content = {
         "format": FORMAT,
-        "torch": torch.__version__,
-        "tensors": {name: leaf.detach().cpu() for name, leaf in _leaves(state).items()},
+        "torch": str(torch.__version__),
+        # Cloned, as torch.save writes the whole storage of which a leaf may be a small view.
+        "tensors": {name: leaf.detach().cpu().clone() for name, leaf in _leaves(state).items()},
         "types": _types(state),
-        "notes": dict(notes or {}),
+        "notes": _checked_notes(notes or {}),
     }
     part = path.with_name(path.name + ".part")
     try:
-        torch.save(content, part)
+        with open(part, "wb") as file:
+            torch.save(content, file)
         os.replace(part, path)
-    except RuntimeError as error:  # how torch reports a missing or read-only folder
-        raise OSError(f"cannot write {path}: {error}") from None
+    except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of a full disk
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise OSError(f"cannot write {path}: {reason}") from None
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def load(path: str | Path, like: State) -> State:
     """The state saved at ``path``, in the structure, dtypes and on the devices of ``like``.
 
     Raises:
-        OSError: when there is no such file.
-        ValueError: when it is not a checkpoint or cut short, or in words on the first thing that
-            differs from ``like``: another optimizer, a missing or unknown entry, a shape, a dtype.
+        OSError: when there is no such file, or none that can be read.
+        ValueError: when it is not a checkpoint, damaged or cut short, or in words on the first
+            thing that differs from ``like``: another optimizer, a missing or unknown entry, a
+            shape, a dtype.
     """
     content = _read(Path(path))
     for name, kind in _types(like).items():
@@ -82,19 +99,47 @@ def notes(path: str | Path) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError):
-        raise ValueError(f"{path} is not a checkpoint, or it was cut short") from None
-    if not isinstance(content, dict) or not {"format", "tensors", "types"} <= content.keys():
+        file = io.BytesIO(path.read_bytes())
+    except OSError as error:
+        raise type(error)(f"cannot read {path}: {error.strerror or error}") from None
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if archive.testzip() is not None:  # torch writes checksums and does not read them
+                raise ValueError("a checksum is wrong")
+            file.seek(0)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception:  # torch meets damaged bytes with errors of a dozen kinds
+        raise ValueError(f"{path} is not a checkpoint, or it is damaged or cut short") from None
+    if not isinstance(content, dict) or "format" not in content:
         raise ValueError(f"{path} is not a checkpoint of adatune_func")
     if content["format"] != FORMAT:
         raise ValueError(f"{path} has format {content['format']}; this version reads {FORMAT}")
+    parts = [content.get(part) for part in ("tensors", "types", "notes")]
+    if not all(isinstance(part, dict) for part in parts) or not all(
+        isinstance(leaf, Tensor) for leaf in content["tensors"].values()
+    ):
+        raise ValueError(f"{path} is not a checkpoint of adatune_func")
     return content
+
+
+def _checked_notes(notes: Mapping[str, Any]) -> dict[str, Any]:
+    for name, value in notes.items():
+        # Exact types: a float of numpy's is a float too, but weights_only refuses to read it.
+        if type(value) not in (str, int, float, bool):
+            kind = type(value).__name__
+            raise TypeError(f"notes are strings and numbers, but {name!r} is {kind}")
+    return dict(notes)
 
 
 def _leaves(tree: Any) -> dict[str, Tensor]:
     leaves: dict[str, Tensor] = {}
-    _walk(tree, leaves.__setitem__)
+
+    def collect(name: str, leaf: Tensor) -> None:
+        if name in leaves:
+            raise ValueError(f"two entries would both be called {name!r} in a checkpoint")
+        leaves[name] = leaf
+
+    _walk(tree, collect)
     return leaves
 
 
@@ -116,7 +161,10 @@ def _walk(
     if isinstance(tree, Tensor):
         return visit(name, tree)
     if isinstance(tree, Mapping):
-        return {key: _walk(value, visit, enter, (*path, str(key))) for key, value in tree.items()}
+        made = OrderedDict if isinstance(tree, OrderedDict) else dict  # trees tell them apart
+        return made(
+            (key, _walk(value, visit, enter, (*path, str(key)))) for key, value in tree.items()
+        )
     if not isinstance(tree, tuple | list):
         raise TypeError(f"{name or 'the state'} is {type(tree).__name__}, not a tensor or a tree")
     fields = getattr(tree, "_fields", None)

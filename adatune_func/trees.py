@@ -39,7 +39,11 @@ def norm(tree: PyTree) -> Tensor:
     return torch.sqrt(dot(tree, tree))
 
 
-def all_finite(tree: PyTree) -> Tensor:
-    """Whether no number of the tree is inf or NaN, a 0-d bool; integer leaves always are finite."""
-    floating = [leaf for leaf in tree_leaves(tree) if leaf.is_floating_point()]
+def all_finite(*trees: PyTree) -> Tensor:
+    """Whether no number of the trees is inf or NaN, a 0-d bool; integers always are finite."""
+    # One tree at a time: dynamo cannot flatten an empty dict inside a tuple.
+    leaves = [leaf for tree in trees for leaf in tree_leaves(tree)]
+    floating = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    if not floating:
+        return torch.ones((), dtype=torch.bool)
     return torch.stack([leaf.isfinite().all() for leaf in floating]).all()

@@ -6,6 +6,7 @@
     model.pt        the best model by validation accuracy, a flat dict of tensors
     summary.json    the test result and the versions it came from
     curves.png      loss, accuracy and hyperparameters
+    events.*        the same for TensorBoard, if asked for
 
 Files are written beside their name and then moved there: a killed run leaves none half-written.
 """
@@ -37,6 +38,9 @@ class Progress(NamedTuple):
     best_step: int
 
 
+START = Progress(0, -1.0, 0)
+
+
 class Row(NamedTuple):
     """A step's Info and the hyperparameters it leads to, on the device until they are written."""
 
@@ -45,23 +49,56 @@ class Row(NamedTuple):
     hparams: Any
 
 
-def open_run(folder: Path, args: argparse.Namespace) -> None:
-    """Make the folder of a new run, with its config; what an earlier run left there goes."""
-    folder.mkdir(parents=True, exist_ok=True)
+def check_places(folder: Path, model: Path) -> None:
+    """Raise OSError unless a run may write to both, before anything is written."""
+    _check_folder("--out", folder)
+    _check_folder("--model-loc", model.parent)
+    if model.is_dir():
+        raise IsADirectoryError(f"--model-loc {model} is a folder, not a file")
+
+
+def _check_folder(option: str, folder: Path) -> None:
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        raise NotADirectoryError(f"{option}: {there} is a file, not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"{option}: {there} is a folder that you cannot write to")
+
+
+def open_run(folder: Path, model: Path, args: argparse.Namespace) -> None:
+    """Make the folders of a new run, with its config; what an earlier run left there goes."""
+    for option, made in (("--out", folder), ("--model-loc", model.parent)):
+        try:
+            made.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"{option}: cannot make {made}: {error.strerror}") from None
     for name in ("log.jsonl", "checkpoint.pt", "summary.json", "curves.png"):
         (folder / name).unlink(missing_ok=True)
+    write_config(folder, args)
+
+
+def write_config(folder: Path, args: argparse.Namespace) -> None:
+    """The options, so that ``--resume`` needs none."""
     kept = {name: value for name, value in vars(args).items() if name not in _NOT_KEPT}
     write(folder / "config.json", json.dumps(kept, indent=1) + "\n")
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The options of the run in ``folder``."""
+def read_config(folder: Path, script: str) -> dict[str, Any]:
+    """The options of the run of ``script`` in ``folder``."""
+    path = folder / "config.json"
     try:
-        return json.loads((folder / "config.json").read_text())
-    except FileNotFoundError:
-        raise ValueError(f"{folder} holds no run: there is no config.json") from None
-    except json.JSONDecodeError:
-        raise ValueError(f"{folder / 'config.json'} is damaged") from None
+        config = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"--resume: {folder} holds no run, there is no config.json") from None
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise ValueError(f"--resume: {path} is damaged")
+    if config.get("script", script) != script:
+        raise ValueError(f"--resume: {folder} holds a run of {config['script']}, not of {script}")
+    return config
 
 
 def append(folder: Path, lines: list[dict[str, Any]]) -> None:
@@ -105,42 +142,38 @@ def numbers(hparams: Any) -> dict[str, float]:
     return {name: float(leaf) for name, leaf in zip(names, tree_leaves(hparams), strict=True)}
 
 
-def save_checkpoint(folder: Path, state: atf.TunerState, progress: Progress) -> None:
-    """Everything that the rest of the run depends on."""
-    notes = {"best_accuracy": progress.best_accuracy, "best_step": progress.best_step}
+def save_checkpoint(
+    folder: Path, state: atf.TunerState, progress: Progress, notes: dict[str, str]
+) -> None:
+    """Everything that the rest of the run depends on, and how long the log is by now."""
+    log = folder / "log.jsonl"
     checkpoint.save(
         {"tuner": state, "random": _generators()},
         folder / "checkpoint.pt",
-        {"step": progress.step, **notes, **numbers(state.hparams)},
+        {**progress._asdict(), "log_bytes": log.stat().st_size, **notes, **numbers(state.hparams)},
     )
 
 
 def restore(folder: Path, like: atf.TunerState) -> tuple[atf.TunerState, Progress]:
     """State and progress at the checkpoint; the log is cut back to it, generators are set."""
-    path = folder / "checkpoint.pt"
+    path, log = folder / "checkpoint.pt", folder / "log.jsonl"
     if not path.exists():
-        return like, Progress(0, -1.0, 0)
+        log.unlink(missing_ok=True)  # what came before the first checkpoint comes again
+        return like, START
     saved = checkpoint.load(path, {"tuner": like, "random": _generators()})
     notes = checkpoint.notes(path)
-    progress = Progress(notes["step"], notes["best_accuracy"], notes["best_step"])
+    if not log.exists() or log.stat().st_size < notes["log_bytes"]:
+        raise ValueError(f"--resume: {log} is shorter than it was at the checkpoint")
+    os.truncate(log, notes["log_bytes"])
     torch.set_rng_state(saved["random"]["cpu"])
     if "cuda" in saved["random"]:
         torch.cuda.set_rng_state(saved["random"]["cuda"].cpu())
-    cut_log(folder, progress.step)
-    return saved["tuner"], progress
+    return saved["tuner"], Progress(*(notes[field] for field in Progress._fields))
 
 
-def cut_log(folder: Path, steps: int) -> None:
-    """Keep the log's lines up to a number of steps; a line cut short by a kill goes too."""
-    path, kept = folder / "log.jsonl", []
-    for text in path.read_text().splitlines() if path.exists() else []:
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            break
-        if line.get("steps", 0) <= steps and line.get("step", -1) < steps:
-            kept.append(text + "\n")
-    write(path, "".join(kept))
+def step_lines_from(folder: Path, step: int) -> list[dict[str, Any]]:
+    """The log's lines on steps from number ``step`` on."""
+    return [line for line in read_log(folder) if line.get("step", -1) >= step]
 
 
 def save_model(path: Path, state: atf.TunerState) -> None:
@@ -153,7 +186,10 @@ def save_model(path: Path, state: atf.TunerState) -> None:
 
 def load_model(path: Path, like: atf.TunerState) -> atf.TunerState:
     """``like`` with the parameters and buffers saved at ``path``."""
-    values: dict[str, Tensor] = torch.load(path, weights_only=True)
+    try:
+        values: dict[str, Tensor] = torch.load(path, weights_only=True)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"the best model so far is not at {path}") from None
     return like._replace(
         params={name: values[name] for name in like.params},
         buffers={name: values[name] for name in like.buffers},

@@ -11,6 +11,7 @@ adapts mu. Without ``--hyper-lr`` there is nothing to set: the relative rule mov
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 
 import adatune_func as atf
@@ -30,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add(
         "--mu",
-        type=float,
+        type=discount,
         default=0.99,
         metavar="X",
         help="discount: 1 is RTHO, 0 HD on validation, below 0 adapts it (0.99)",
@@ -49,23 +50,35 @@ def parser() -> argparse.ArgumentParser:
         help="adapts --hyper-lr; 0 keeps it fixed (0)",
     )
     add("--first-order", action="store_true", help="no recursion, Z = B: mu 0 without curvature")
-    add("--adatune-defaults", action="store_true", help="start from AdaTune's defaults")
     return parser
 
 
-def build(args: argparse.Namespace, job: training.Job) -> tuple[atf.Tuner, dict[str, float]]:
+def discount(text: str) -> float:
+    """A number up to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not -math.inf < value <= 1:
+        raise argparse.ArgumentTypeError(f"must be a number up to 1, got {text!r}")
+    return value
+
+
+def build(args: argparse.Namespace, job: training.Job) -> training.Plan:
     """The tuner that the options describe."""
+    if args.alpha and args.hyper_lr is None:
+        raise ValueError("--alpha adapts --hyper-lr: give that too")
     rule = atf.relative() if args.hyper_lr is None else atf.additive(args.hyper_lr, args.alpha)
-    mu = 0.0 if args.first_order else atf.adaptive() if args.mu < 0 else args.mu
+    hvp = atf.no_curvature if args.first_order else atf.exact
     tuner = atf.marthe(
         job.model.loss_fn,
         training.optimizer_of(args),
-        mu=mu,
+        mu=0.0 if args.first_order else atf.adaptive() if args.mu < 0 else args.mu,
         hyper_update=rule,
-        hvp=atf.no_curvature if args.first_order else atf.exact,
+        hvp=atf.clip_products(hvp, args.grad_clipping) if args.grad_clipping else hvp,
         clip_outer=args.grad_clipping,
     )
-    return tuner, {"lr": args.lr}
+    return training.Plan(tuner, {"lr": args.lr})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,9 +23,9 @@ import adatune_func as atf
 from adatune_func import data as image_data
 from adatune_func import networks
 from adatune_func.data import ImageData, Split
-from benchmarks import outputs
+from benchmarks import events, outputs
 from benchmarks.curves import draw
-from benchmarks.outputs import Progress
+from benchmarks.outputs import START, Progress
 
 #: Runs shorter than this are over before compilation has paid off.
 COMPILE_FROM_STEPS = 2000
@@ -42,8 +42,15 @@ class Job(NamedTuple):
     steps: int
 
 
-#: ``build(args, job) -> (tuner, hparams)``
-Build = Callable[[argparse.Namespace, Job], tuple[atf.Tuner, dict[str, float]]]
+class Plan(NamedTuple):
+    """How it trains: a tuner, what it tunes, and whether its step takes a validation batch."""
+
+    tuner: atf.Tuner
+    hparams: dict[str, float]
+    validated: bool = True
+
+
+Build = Callable[[argparse.Namespace, Job], Plan]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--wd", type=number, default=5e-4, metavar="X", help="weight decay (5e-4)")
     add("--eps", type=positive, default=1e-4, metavar="X", help="of adam and adamw (1e-4)")
     add("--grad-clipping", type=positive, metavar="C", help="clip gradients by value (off)")
-    add("--seed", type=int, default=42, metavar="N", help="of weights, data and dropout (42)")
+    add("--seed", type=seed, default=42, metavar="N", help="of weights, data and dropout (42)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(auto: cuda if there)")
     add(
         "--compile",
@@ -79,6 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tensorboard", action="store_true", help="write TensorBoard events too")
     add("--checkpoint-every", type=count, default=500, metavar="N", help="steps (500)")
     add("--resume", metavar="DIR", help="continue the run in DIR; other options override its own")
+    add("--adatune-defaults", action="store_true", help="start from AdaTune's defaults")
 
 
 def positive(text: str) -> float:
@@ -115,6 +123,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def seed(text: str) -> int:
+    """A whole number that torch's generators take."""
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2^63 - 1, got {text!r}")
+    return int(text)
+
+
 def main(
     parser: argparse.ArgumentParser,
     build: Build,
@@ -128,8 +143,11 @@ def main(
         if args.adatune_defaults:
             parser.set_defaults(**adatune)
         if args.resume:
-            parser.set_defaults(**outputs.read_config(Path(args.resume)))
+            if args.out:
+                raise ValueError("--resume DIR continues in DIR: leave out --out")
+            parser.set_defaults(**outputs.read_config(Path(args.resume), parser.prog))
         args = parser.parse_args(argv)
+        args.script = parser.prog
         args.out = args.resume or args.out or str(Path("runs") / _name(parser, args))
         run(args, build)
     except (ValueError, OSError, ImportError) as error:
@@ -147,16 +165,23 @@ def _name(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str:
 
 def run(args: argparse.Namespace, build: Build) -> dict[str, Any]:
     """Train as ``args`` say and return what summary.json holds."""
+    folder, model = Path(args.out), model_path(args)
+    outputs.check_places(folder, model)
+    record = events.recorder() if args.tensorboard else None
     job = prepare(args)
-    tuner, hparams = build(args, job)
-    state = tuner.init(job.model.params, hparams=hparams, buffers=job.model.buffers)
-    progress = Progress(0, -1.0, 0)
+    plan = build(args, job)
+    state = plan.tuner.init(job.model.params, hparams=plan.hparams, buffers=job.model.buffers)
+    progress = START
     if args.resume:
-        state, progress = outputs.restore(Path(args.out), state)
+        state, progress = outputs.restore(folder, state)
+        outputs.write_config(folder, args)
     else:
-        outputs.open_run(Path(args.out), args)
-    state, progress = fit(args, job, tuner, state, progress)
-    return finish(args, job, state, progress)
+        outputs.open_run(folder, model, args)
+    state, progress = fit(args, job, plan, state, progress)
+    summary = finish(args, job, state, progress)
+    if record is not None:
+        record(folder, outputs.read_log(folder))
+    return summary
 
 
 def prepare(args: argparse.Namespace) -> Job:
@@ -176,14 +201,34 @@ def prepare(args: argparse.Namespace) -> Job:
         raise ValueError(f"--batch-size {args.batch_size} exceeds the {smaller} images of a split")
     steps_per_epoch = len(data.train.labels) // args.batch_size
     steps = steps_per_epoch * args.num_epoch
+    model = atf.functionalize(module, F.cross_entropy)
+    check_fit(args, model, data)
     return Job(
         data=data,
         module=module,
-        model=atf.functionalize(module, F.cross_entropy),
+        model=model,
         device=device,
         steps_per_epoch=steps_per_epoch,
         steps=min(steps, args.max_steps or steps),
     )
+
+
+def check_fit(args: argparse.Namespace, model: atf.Functional, data: ImageData) -> None:
+    """Raise ValueError unless the network takes such batches: a pass over shapes, no numbers."""
+    shape = (args.batch_size, *data.train.images.shape[1:])
+    params, buffers = (
+        {name: leaf.to("meta") for name, leaf in part.items()} for part in (model[1], model[2])
+    )
+    batch = torch.empty(shape, device="meta"), torch.zeros(shape[:1], device="meta").long()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model.loss_fn(params, buffers, batch)
+    except (RuntimeError, ValueError) as error:
+        size = " x ".join(map(str, shape[1:]))
+        raise ValueError(
+            f"--network {args.network} does not take batches of {shape[0]} images of {size} "
+            f"({str(error).splitlines()[0]})"
+        ) from None
 
 
 def optimizer_of(args: argparse.Namespace) -> atf.Optimizer:
@@ -197,32 +242,38 @@ def optimizer_of(args: argparse.Namespace) -> atf.Optimizer:
 
 
 def fit(
-    args: argparse.Namespace,
-    job: Job,
-    tuner: atf.Tuner,
-    state: atf.TunerState,
-    progress: Progress,
+    args: argparse.Namespace, job: Job, plan: Plan, state: atf.TunerState, progress: Progress
 ) -> tuple[atf.TunerState, Progress]:
     """Train up to ``job.steps``; at each epoch's end validate, log, keep the best, checkpoint."""
     compiled = job.steps >= COMPILE_FROM_STEPS if args.compile is None else args.compile
-    step = torch.compile(tuner.step, fullgraph=True) if compiled else tuner.step
-    pairs, rows = batch_pairs(args, job, progress.step), []
-    with tqdm(total=job.steps, initial=progress.step, unit="step", dynamic_ncols=True) as bar:
+    step = torch.compile(plan.tuner.step, fullgraph=True) if compiled else plan.tuner.step
+    folder, notes = Path(args.out), {"optimizer": args.optimizer, "network": args.network}
+    batches, rows = batches_of(args, job, plan, progress.step), []
+    epoch = outputs.step_lines_from(folder, progress.step - progress.step % job.steps_per_epoch)
+    # No bar where stderr is a file: there it would be one line of a thousand states.
+    with tqdm(total=job.steps, initial=progress.step, unit="step", disable=None) as bar:
         for t in range(progress.step, job.steps):
-            state, info = step(state, *next(pairs))
+            state, info = step(state, *next(batches))
             rows.append(outputs.Row(t, info, state.hparams))
             progress = progress._replace(step=t + 1)
             bar.update()
-            if t % 20 == 0:  # the only host sync between epochs
+            if t % 20 == 0 and not bar.disable:  # the only host sync between epochs
                 bar.set_postfix(loss=f"{float(info.loss):.4f}", lr=f"{_lr(args, state):.2e}")
-            ended = (t + 1) % job.steps_per_epoch == 0 or t + 1 == job.steps
-            if not ended and (t + 1) % args.checkpoint_every:
+            ended, last = (t + 1) % job.steps_per_epoch == 0, t + 1 == job.steps
+            if not (ended or last or (t + 1) % args.checkpoint_every == 0):
                 continue
             lines, rows = outputs.step_lines(rows), []
-            outputs.append(Path(args.out), lines)
+            outputs.append(folder, lines)
+            epoch += lines
             if ended:
-                progress = end_of_epoch(args, job, state, progress, lines)
-            outputs.save_checkpoint(Path(args.out), state, progress)
+                # The model is saved before the checkpoint that knows of it: a run killed between
+                # them comes back to the epoch before and saves the same model again.
+                progress, epoch = end_of_epoch(args, job, state, progress, epoch), []
+            outputs.save_checkpoint(folder, state, progress, notes)
+    if progress.best_step == 0:
+        # Stopped before its first epoch's end. The checkpoint knows nothing of this validation, so
+        # that a run that goes on from here is one that was never stopped.
+        progress = end_of_epoch(args, job, state, progress, epoch)
     return state, progress
 
 
@@ -297,11 +348,20 @@ def evaluate(job: Job, state: Any, split: Split) -> tuple[float, float]:
     return float(correct) / size, float(total) / size
 
 
-def batch_pairs(args: argparse.Namespace, job: Job, start: int) -> Iterator[tuple[Any, Any]]:
-    """(batch, val_batch) from step ``start`` on."""
+def batches_of(
+    args: argparse.Namespace, job: Job, plan: Plan, start: int
+) -> Iterator[tuple[Any, ...]]:
+    """What ``step`` takes beside the state, from step ``start`` on: (batch, val_batch) or (batch,).
+
+    A run that is not validated at each step does not pay for the batches of it.
+    """
+    size, seed = args.batch_size, args.seed
+    batches = image_data.train_batches(job.data, size, seed=seed, start=start)
+    if not plan.validated:
+        return zip(batches)
     return zip(
-        image_data.train_batches(job.data, args.batch_size, seed=args.seed, start=start),
-        image_data.validation_batches(job.data, args.batch_size, seed=args.seed, start=start),
+        batches,
+        image_data.validation_batches(job.data, size, seed=seed, start=start),
         strict=False,
     )
 

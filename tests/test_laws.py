@@ -96,7 +96,7 @@ def test_vmap_over_states(problem, method):
 def test_several_columns_under_an_outer_vmap():
     problem = conv_batchnorm(steps=2)
     tuner = METHODS["marthe"](problem.loss_fn, OPTIMIZERS["adam"], atf.exact)
-    states = [start(problem, tuner, {"lr": lr, "beta1": 0.9}) for lr in (0.01, 0.1)]
+    states = [start(problem, tuner, {"lr": lr, "weight_decay": 1e-2}) for lr in (0.01, 0.1)]
     together = tree_map(lambda *leaves: torch.stack(leaves), *states)
     step = torch.func.vmap(tuner.step, in_dims=(0, None, None))
     together, _ = step(together, *problem.batches[0])
