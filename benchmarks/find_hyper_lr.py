@@ -152,7 +152,7 @@ def draw() -> None:
         bottom.sharex(top)
     axes[0][0].set_ylabel("validation loss after the search's run")
     axes[1][0].set_ylabel("test accuracy of the full run, %")
-    axes[0][0].legend(fontsize=7)
+    axes[0][-1].legend(fontsize=7, loc="upper right")
     figure.tight_layout()
     figure.savefig(RESULT.with_suffix(".png"), dpi=110)
 
