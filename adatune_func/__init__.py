@@ -1,9 +1,11 @@
 """Tune learning rates and other hyperparameters while a network trains, by hypergradients."""
 
-from . import columns, discount, hvp, hyper_update, optimizers, recursion, search, types
+from . import checkpoint, discount, guard, hvp, hyper_update, recursion, schedules, search
 from .check import check_tangents
+from .checkpoint import load, save
+from .curvature import gauss_newton
 from .discount import Discount, adaptive, constant
-from .functional import Functional, functionalize, write_back
+from .functional import Functional, ModelLoss, functionalize, write_back
 from .hvp import (
     exact,
     finite_difference,
@@ -12,51 +14,71 @@ from .hvp import (
     reverse_over_reverse,
     shared_product,
 )
+from .hvp_wrappers import accumulate, clip_products, on_fraction, scale_products
 from .hyper_update import DOMAINS, HyperUpdate, Signal, additive
 from .optimizers import Optimizer, adam, adamw, sgd
+from .presets import presets
+from .relative_rule import relative
 from .tuner import Info, Tuner, TunerState, hd, marthe, plain, rtho
 from .wrappers import by_prefix, clip_grad_norm, clip_grads
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "DOMAINS",
-    "Discount",
+    # a module and its loss as pure functions
     "Functional",
-    "HyperUpdate",
-    "Info",
+    "ModelLoss",
+    "functionalize",
+    "write_back",
+    # optimizers
     "Optimizer",
-    "Signal",
-    "Tuner",
-    "TunerState",
     "adam",
     "adamw",
-    "adaptive",
-    "additive",
     "by_prefix",
-    "check_tangents",
     "clip_grad_norm",
     "clip_grads",
-    "columns",
-    "constant",
-    "discount",
+    "sgd",
+    # curvature
+    "accumulate",
+    "clip_products",
     "exact",
     "finite_difference",
     "forward_over_reverse",
-    "functionalize",
-    "hd",
+    "gauss_newton",
     "hvp",
-    "hyper_update",
-    "marthe",
     "no_curvature",
-    "optimizers",
-    "plain",
-    "recursion",
+    "on_fraction",
     "reverse_over_reverse",
-    "rtho",
-    "search",
-    "sgd",
+    "scale_products",
     "shared_product",
-    "types",
-    "write_back",
+    # the discount mu
+    "Discount",
+    "adaptive",
+    "constant",
+    "discount",
+    # how hyperparameters move
+    "DOMAINS",
+    "HyperUpdate",
+    "Signal",
+    "additive",
+    "guard",
+    "hyper_update",
+    "relative",
+    # tuners
+    "Info",
+    "Tuner",
+    "TunerState",
+    "hd",
+    "marthe",
+    "plain",
+    "presets",
+    "recursion",
+    "rtho",
+    # around training
+    "check_tangents",
+    "checkpoint",
+    "load",
+    "save",
+    "schedules",
+    "search",
 ]

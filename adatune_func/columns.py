@@ -5,7 +5,7 @@ A column of a tree ``u`` has the shapes of ``u``; K of them stacked have shapes 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -39,12 +39,12 @@ def unstack(values: Tensor, like: PyTree) -> PyTree:
 def dots(a: PyTree, columns: PyTree) -> Tensor:
     """<a, column k> over the whole tree, shape (K,)."""
     pairs = zip(tree_leaves(a), tree_leaves(columns), strict=True)
-    return sum((leaf * c).reshape(c.shape[0], -1).sum(1) for leaf, c in pairs)  # type: ignore[return-value]
+    return _total(leaf * c for leaf, c in pairs)
 
 
 def squares(columns: PyTree) -> Tensor:
     """‖column k‖² over the whole tree, shape (K,)."""
-    return sum(c.square().reshape(c.shape[0], -1).sum(1) for c in tree_leaves(columns))  # type: ignore[return-value]
+    return _total(leaf.square() for leaf in tree_leaves(columns))
 
 
 def over_columns(fn: Callable[[PyTree], Any], columns: PyTree) -> Any:
@@ -56,3 +56,9 @@ def over_columns(fn: Callable[[PyTree], Any], columns: PyTree) -> Any:
     if tree_leaves(columns)[0].shape[0] == 1:
         return tree_map(lambda leaf: leaf[None], fn(tree_map(lambda leaf: leaf[0], columns)))
     return vmap(fn, randomness="same")(columns)
+
+
+def _total(leaves: Iterable[Tensor]) -> Tensor:
+    """The sum of all entries column by column, shape (K,)."""
+    sums = [leaf[..., None].flatten(1).sum(1) for leaf in leaves]
+    return torch.stack(sums).sum(0)

@@ -10,13 +10,32 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .types import Batch, Buffers, LossFn
+from .types import Batch, Buffers, Params
+
+
+class ModelLoss(NamedTuple):
+    """A pure loss that shows its two parts, ``criterion(model_fn(params, buffers, batch), batch)``.
+
+    Called, it is a ``loss_fn`` as any other. What needs to see between model and criterion, such as
+    Gauss-Newton products, takes it apart.
+
+    Attributes:
+        model_fn: ``model_fn(params, buffers, batch) -> (output, buffers)``.
+        criterion: ``criterion(output, batch) -> loss``, 0-d.
+    """
+
+    model_fn: Callable[[Params, Buffers, Batch], tuple[Any, Buffers]]
+    criterion: Callable[[Any, Batch], Tensor]
+
+    def __call__(self, params: Params, buffers: Buffers, batch: Batch) -> tuple[Tensor, Buffers]:
+        output, buffers = self.model_fn(params, buffers, batch)
+        return self.criterion(output, batch), buffers
 
 
 class Functional(NamedTuple):
     """A pure loss and the values to start from, as :func:`functionalize` returns them."""
 
-    loss_fn: LossFn
+    loss_fn: ModelLoss
     params: dict[str, Tensor]
     buffers: Buffers
 
@@ -49,18 +68,18 @@ def functionalize(
     param_names, buffer_names = frozenset(params), frozenset({**frozen, **running})
     module.requires_grad_(False)
 
-    def loss_fn(
-        params: dict[str, Tensor], buffers: Buffers, batch: Batch
-    ) -> tuple[Tensor, Buffers]:
+    def model_fn(params: dict[str, Tensor], buffers: Buffers, batch: Batch) -> tuple[Any, Buffers]:
         _check_names("params", params, param_names)
         _check_names("buffers", buffers, buffer_names)
         # BatchNorm writes into its buffers: give it copies, so that the caller's stay as they are.
         buffers = {n: b.clone() if n in running else b for n, b in buffers.items()}
-        *inputs, target = batch
-        output = functional_call(module, {**params, **buffers}, tuple(inputs))
-        return criterion(output, target), buffers
+        *inputs, _ = batch
+        return functional_call(module, {**params, **buffers}, tuple(inputs)), buffers
 
-    return Functional(loss_fn, params, {**frozen, **running})
+    def judge(output: Any, batch: Batch) -> Tensor:
+        return criterion(output, batch[-1])
+
+    return Functional(ModelLoss(model_fn, judge), params, {**frozen, **running})
 
 
 class HasValues(Protocol):

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch.func import jvp, vjp, vmap
 
-from .columns import over_columns
+from .columns import over_columns, squares
 from .trees import norm, tree_leaves, tree_map, tree_paths
 from .types import Batch, GradFn, HParams, Hvp, Params, Products
 from .wrappers import owners_by_prefix
 
+#: What torch says of a product of two precisions.
+_MIXED = ("to have the same dtype", "should be the same")
 
-def _in_words(lacking: str) -> Callable[[Hvp], Hvp]:
+
+def in_words(lacking: str) -> Callable[[Hvp], Hvp]:
     """Say what to do when a kernel lacks a derivative (in eager: dynamo raises its own error)."""
 
     def translated(hvp: Hvp) -> Hvp:
@@ -31,6 +34,12 @@ def _in_words(lacking: str) -> Callable[[Hvp], Hvp]:
             try:
                 return hvp(grad_fn, params, batch, v)
             except (NotImplementedError, RuntimeError) as error:
+                if any(words in str(error) for words in _MIXED):
+                    raise NotImplementedError(
+                        "under autocast, torch's forward mode gives float32 tangents to what "
+                        "BatchNorm returns in bfloat16, and the next layer refuses the mixture; "
+                        f"take hvp=reverse_over_reverse, exact as well (torch: {error})"
+                    ) from error
                 if "forward AD" not in str(error) and "derivative for" not in str(error):
                     raise
                 raise NotImplementedError(
@@ -44,7 +53,7 @@ def _in_words(lacking: str) -> Callable[[Hvp], Hvp]:
     return translated
 
 
-@_in_words("forward-mode derivatives")
+@in_words("forward-mode derivatives")
 def forward_over_reverse(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
     """Exact: the jvp of the gradient along each column. About 2 gradients more a column.
 
@@ -55,10 +64,10 @@ def forward_over_reverse(grad_fn: GradFn, params: Params, batch: Batch, v: Param
         return jvp(lambda p: grad_fn(p, batch), (params,), (column,), has_aux=True)
 
     grads, products, aux = over_columns(along, v)
-    return _first(grads), products, _first(aux)
+    return first_column(grads), products, first_column(aux)
 
 
-@_in_words("a second backward pass")
+@in_words("a second backward pass")
 def reverse_over_reverse(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
     """Exact: the gradient is linearised once and its pullback taken along each column (H = Hᵀ).
 
@@ -74,35 +83,50 @@ def reverse_over_reverse(grad_fn: GradFn, params: Params, batch: Batch, v: Param
 exact = forward_over_reverse
 
 
-def finite_difference(step: float | None = None, central: bool = False) -> Hvp:
+def finite_difference(
+    step: float | None = None,
+    central: bool = False,
+    randomness: Literal["error", "same"] = "error",
+) -> Hvp:
     """Two gradients instead of a product: ``Hv ≈ (∇L(w + εv) - ∇L(w)) / ε``, O(ε) off.
 
     ``central`` takes ``(∇L(w + εv) - ∇L(w - εv)) / 2ε`` instead, O(ε²) off, for one gradient more.
-    The step is relative, ``ε = step · (1 + ‖w‖) / ‖v‖``; by default ``√u``, central ``∛u``, with u
-    the unit roundoff of the parameters' dtype: it balances truncation and rounding for a loss whose
-    gradient changes on the scale of its weights (Nocedal & Wright 2006, section 8.1).
-    For smooth networks: across the kinks of ReLU and max-pooling it measures another function.
+    The step is relative, ``ε = step · (1 + ‖w‖) / ‖v‖``; by default ``√u / 4``, central ``∛u / 10``
+    with u the unit roundoff of the parameters' dtype. The roots balance truncation and rounding
+    (Nocedal & Wright 2006, section 8.1); the factors are measured: along Z the gradient changes on
+    a scale of a tenth to a quarter of ‖w‖.
+
+    For smooth networks and losses without second derivatives, such as fused attention: across the
+    kinks of ReLU and max-pooling it measures another function, at any step size.
+
+    Args:
+        randomness: "error", or "same" for a loss with dropout: all gradients under one vmap and so
+            with one mask. Convolutions become grouped ones, and BatchNorm in train mode, whose
+            buffers have one copy only, raises.
 
     Raises:
-        RuntimeError: at the first step, when the loss draws random numbers (dropout): the gradients
-            would see different masks.
+        RuntimeError: at the first step, when the loss draws random numbers (dropout) and
+            ``randomness`` is "error": the gradients would see different masks.
     """
+    gradients = {"error": _one_by_one, "same": _together}[randomness]
 
     def hvp(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
-        grad_fn = _without_randomness(grad_fn)
-        grads, aux = grad_fn(params, batch)
         scale = _relative_step(params, step, central) * (1 + norm(params))
-
-        def along(column: Params) -> Params:
-            length = norm(column)
-            eps = torch.where(length > 0, scale / torch.where(length > 0, length, 1.0), scale)
-            ahead = grad_fn(tree_map(lambda w, d: w + eps * d, params, column), batch)[0]
-            if not central:
-                return tree_map(lambda a, g: (a - g) / eps, ahead, grads)
-            behind = grad_fn(tree_map(lambda w, d: w - eps * d, params, column), batch)[0]
-            return tree_map(lambda a, b: (a - b) / (2 * eps), ahead, behind)
-
-        return grads, over_columns(along, v), aux
+        lengths = torch.sqrt(squares(v))
+        eps = scale / torch.where(lengths > 0, lengths, 1.0)
+        signs = (1, -1) if central else (1,)
+        moved = [
+            tree_map(lambda w, d, k=k, s=s: w + s * eps[k] * d[k], params, v)
+            for k in range(eps.shape[0])
+            for s in signs
+        ]
+        (grads, *around), aux = gradients(grad_fn, [params, *moved], batch)
+        if central:
+            pairs = zip(around[::2], around[1::2], eps / 0.5, strict=True)
+        else:
+            pairs = ((ahead, grads, e) for ahead, e in zip(around, eps, strict=True))
+        products = [tree_map(lambda a, b, e=e: (a - b) / e, a, b) for a, b, e in pairs]
+        return grads, tree_map(lambda *leaves: torch.stack(leaves), *products), aux
 
     return hvp
 
@@ -173,29 +197,42 @@ def _relative_step(params: Params, step: float | None, central: bool) -> float:
     if step is not None:
         return step
     unit = torch.finfo(tree_leaves(params)[0].dtype).eps
-    return unit ** (1 / 3) if central else math.sqrt(unit)
+    return 0.1 * unit ** (1 / 3) if central else 0.25 * math.sqrt(unit)
 
 
-def _first(stacked: Any) -> Any:
+def first_column(stacked: Any) -> Any:
+    """Column 0 of what ``over_columns`` returns, for what is the same in all columns."""
     return tree_map(lambda leaf: leaf[0], stacked)
 
 
-def _without_randomness(grad_fn: GradFn) -> GradFn:
-    """``grad_fn`` that raises where it would draw random numbers.
+def _one_by_one(
+    grad_fn: GradFn, points: Sequence[Params], batch: Batch
+) -> tuple[list[Params], Any]:
+    """The gradient at each point, and aux at the first. Raises where random numbers are drawn.
 
     vmap refuses them on demand. Nothing inside depends on what is mapped over, so it costs nothing.
     """
+    probe = tree_leaves(points[0])[0].new_zeros(1)
 
-    def guarded(params: Params, batch: Batch) -> tuple[Params, Any]:
-        probe = tree_leaves(params)[0].new_zeros(1)
-        try:
-            return _first(vmap(lambda _: grad_fn(params, batch), randomness="error")(probe))
-        except RuntimeError as error:
-            if "randomness" not in str(error):
-                raise
-            raise RuntimeError(
-                "finite_difference needs a loss without random numbers, since its gradients would "
-                "see different dropout masks; take an exact hvp or switch dropout off"
-            ) from error
+    def guarded(point: Params) -> tuple[Params, Any]:
+        return first_column(vmap(lambda _: grad_fn(point, batch), randomness="error")(probe))
 
-    return guarded
+    try:
+        results = [guarded(point) for point in points]
+    except RuntimeError as error:
+        if "randomness" not in str(error):
+            raise
+        raise RuntimeError(
+            "finite_difference needs a loss without random numbers, since its gradients would see "
+            'different dropout masks; take finite_difference(randomness="same"), an exact hvp, or '
+            "switch dropout off"
+        ) from error
+    return [grads for grads, _ in results], results[0][1]
+
+
+def _together(grad_fn: GradFn, points: Sequence[Params], batch: Batch) -> tuple[list[Params], Any]:
+    """The same under one vmap, which draws random numbers once for all points."""
+    stacked = tree_map(lambda *leaves: torch.stack(leaves), *points)
+    grads, aux = vmap(lambda point: grad_fn(point, batch), randomness="same")(stacked)
+    each = [tree_map(lambda leaf, i=i: leaf[i], grads) for i in range(len(points))]
+    return each, first_column(aux)

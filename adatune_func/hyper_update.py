@@ -94,7 +94,7 @@ def additive(
         low, high = bounds(hparams, domains)
         moved = tree_map(_descend, hparams, signal.hypergrads, state.beta, low, high)
         beta = tree_map(
-            lambda b, h, eta: keep_finite((b + state.alpha * h * eta).clamp(min=0.0), b),
+            lambda b, h, eta: _where_finite(h, (b + state.alpha * h * eta).clamp(min=0.0), b),
             state.beta,
             signal.hypergrads,
             moved,
@@ -105,7 +105,12 @@ def additive(
 
 
 def _descend(eta: Tensor, h: Tensor, beta: Tensor, low: float, high: float) -> Tensor:
-    return keep_finite((eta - beta * h).clamp(low, high), eta)
+    return _where_finite(h, (eta - beta * h).clamp(low, high), eta)
+
+
+def _where_finite(h: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """``new``, but ``old`` where h is not finite: clamp would make a bound of an infinite h."""
+    return torch.where(h.isfinite(), keep_finite(new, old), old)
 
 
 def keep_finite(new: Tensor, old: Tensor) -> Tensor:

@@ -56,7 +56,8 @@ def sgd(
     """Stochastic gradient descent with momentum, as ``torch.optim.SGD``.
 
     ``d = g + weight_decay·w;  b ← momentum·b + (1 - dampening)·d;  w ← w - lr·b``, or with Nesterov
-    ``w ← w - lr·(d + momentum·b)``. The first step takes ``b = d``, whatever the dampening.
+    ``w ← w - lr·(d + momentum·b)``. The first step takes ``b = d``, whatever the dampening, and
+    so does each step without momentum.
     Hyperparameters: lr, momentum, weight_decay. Source: Sutskever et al. 2013.
     """
 
@@ -67,7 +68,8 @@ def sgd(
         grads: Params, state: SGDState, params: Params, hparams: HParams
     ) -> tuple[Params, SGDState]:
         lr, momentum, decay = hparams["lr"], hparams["momentum"], hparams["weight_decay"]
-        gain = torch.where(state.step == 0, 1.0, 1.0 - dampening) if dampening else 1.0
+        damped = (state.step > 0) & (momentum != 0)
+        gain = 1 - dampening * damped.to(state.step.dtype)
         d = tree_map(lambda g, w: g + decay * w, grads, params)
         buffer = tree_map(lambda b, d: momentum * b + gain * d, state.momentum_buffer, d)
         direction = tree_map(lambda d, b: d + momentum * b, d, buffer) if nesterov else buffer
@@ -149,11 +151,14 @@ def _adam_direction(grads: Params, state: AdamState, hparams: HParams) -> tuple[
 
 
 def _one_minus_power(beta: Tensor | float, step: Tensor) -> Tensor:
-    """``1 - betaᵗ`` without the cancellation that costs float32 3e-5 at t = 1, and for beta = 0."""
-    if isinstance(beta, Tensor):
-        # The smallest normal number keeps log and its tangent finite, and t·betaᵗ⁻¹ right, at 0.
-        return -torch.expm1(step * torch.log(beta + torch.finfo(beta.dtype).tiny))
-    return -torch.expm1(step * (math.log(beta) if beta > 0 else -math.inf))
+    """``1 - betaᵗ`` without the cancellation that costs float32 3e-5 at t = 1 and beta2 = 0.999."""
+    if not isinstance(beta, Tensor):
+        return -torch.expm1(step * math.log(beta)) if beta > 0 else torch.ones_like(step)
+    # A small beta has no cancellation, but at 0 a logarithm without a tangent.
+    small = beta < 0.5
+    return torch.where(
+        small, 1 - beta**step, -torch.expm1(step * torch.log(torch.where(small, 0.5, beta)))
+    )
 
 
 def _safe_sqrt(v: Tensor) -> Tensor:

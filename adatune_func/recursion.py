@@ -25,7 +25,7 @@ from . import columns
 from .hyper_update import Signal
 from .optimizers import Optimizer
 from .trees import norm, tree_leaves, tree_map
-from .types import Batch, Buffers, GradFn, HParams, LossFn, Params, PyTree
+from .types import Batch, Buffers, HParams, LossFn, Params, PyTree
 
 
 class Inner(NamedTuple):
@@ -35,29 +35,37 @@ class Inner(NamedTuple):
     opt_state: PyTree
 
 
-def gradient_of(loss_fn: LossFn, buffers: Buffers) -> GradFn:
+class Gradient(NamedTuple):
     """``grad_fn(params, batch) -> (grads, (loss, buffers))`` of a loss at the given buffers.
 
     Raises:
         ValueError: when the loss is not a scalar, or the loss function returns something else.
     """
 
-    def scalar_loss(params: Params, batch: Batch) -> tuple[Tensor, tuple[Tensor, Buffers]]:
-        result = loss_fn(params, buffers, batch)
-        if not isinstance(result, tuple) or len(result) != 2:
-            raise ValueError(f"loss_fn must return (loss, buffers), got {type(result).__name__}")
-        loss, moved = result
-        if loss.ndim != 0:
-            raise ValueError(
-                f"the loss must be a scalar, got shape {tuple(loss.shape)}; take its mean"
-            )
-        return loss, (loss, moved)
+    loss_fn: LossFn
+    buffers: Buffers
 
-    def grad_fn(params: Params, batch: Batch) -> tuple[Params, tuple[Tensor, Buffers]]:
-        grads, (_, aux) = grad_and_value(scalar_loss, has_aux=True)(params, batch)
+    def __call__(self, params: Params, batch: Batch) -> tuple[Params, tuple[Tensor, Buffers]]:
+        def scalar_loss(params: Params) -> tuple[Tensor, tuple[Tensor, Buffers]]:
+            result = self.loss_fn(params, self.buffers, batch)
+            if not isinstance(result, tuple) or len(result) != 2:
+                raise ValueError(
+                    f"loss_fn must return (loss, buffers), got {type(result).__name__}"
+                )
+            loss, moved = result
+            if loss.ndim != 0:
+                raise ValueError(
+                    f"the loss must be a scalar, got shape {tuple(loss.shape)}; take its mean"
+                )
+            return loss, (loss, moved)
+
+        grads, (_, aux) = grad_and_value(scalar_loss, has_aux=True)(params)
         return grads, aux
 
-    return grad_fn
+
+def gradient_of(loss_fn: LossFn, buffers: Buffers) -> Gradient:
+    """The training or outer gradient as a function of the parameters and a batch."""
+    return Gradient(loss_fn, buffers)
 
 
 def discounted(mu: Tensor, z: PyTree) -> PyTree:

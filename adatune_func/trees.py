@@ -11,31 +11,21 @@ from torch import Tensor
 
 from .types import PyTree
 
+tree_map: Callable[..., Any] = optree.tree_map
 tree_flatten: Callable[..., tuple[list[Any], Any]] = optree.tree_flatten
 tree_unflatten: Callable[..., Any] = optree.tree_unflatten
 tree_paths: Callable[..., list[tuple[Any, ...]]] = optree.tree_paths
 
 
-def tree_map(fn: Callable[..., Any], tree: PyTree, *rests: PyTree) -> Any:
-    """A tree of ``fn(leaf, *leaves)``, shaped as ``tree``."""
-    return optree.tree_map(
-        lambda leaf, *leaves: {} if _empty(leaf) else fn(leaf, *leaves),
-        tree,
-        *rests,
-        is_leaf=_empty,
-    )
-
-
 def tree_leaves(tree: PyTree) -> list[Any]:
-    """The leaves of a tree, ``None`` included, so that it can be refused in words."""
-    leaves: list[Any] = optree.tree_leaves(tree, is_leaf=_empty, none_is_leaf=True)
-    return [leaf for leaf in leaves if not _empty(leaf)]
+    """The leaves of a tree, ``None`` included, so that it can be refused in words.
 
-
-def _empty(node: Any) -> bool:
-    # torch.compile stumbles over optree's metadata of an empty dict made under it, and a model
-    # without buffers has one.
-    return isinstance(node, dict) and not node
+    Collected by ``tree_map``: dynamo (torch 2.13) cannot trace ``tree_flatten`` and ``tree_leaves``
+    of optree 0.20 over an empty dict, and a model without buffers has one.
+    """
+    leaves: list[Any] = []
+    optree.tree_map(leaves.append, tree, none_is_leaf=True)
+    return leaves
 
 
 def dot(a: PyTree, b: PyTree) -> Tensor:
@@ -49,7 +39,11 @@ def norm(tree: PyTree) -> Tensor:
     return torch.sqrt(dot(tree, tree))
 
 
-def all_finite(tree: PyTree) -> Tensor:
-    """Whether no number of the tree is inf or NaN, a 0-d bool; integer leaves always are finite."""
-    floating = [leaf for leaf in tree_leaves(tree) if leaf.is_floating_point()]
+def all_finite(*trees: PyTree) -> Tensor:
+    """Whether no number of the trees is inf or NaN, a 0-d bool; integers always are finite."""
+    # One tree at a time: dynamo cannot flatten an empty dict inside a tuple.
+    leaves = [leaf for tree in trees for leaf in tree_leaves(tree)]
+    floating = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    if not floating:
+        return torch.ones((), dtype=torch.bool)
     return torch.stack([leaf.isfinite().all() for leaf in floating]).all()

@@ -25,13 +25,16 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from . import columns
+from . import columns, guard, snr
 from .discount import Discount, constant, lagged, scalar_like
+from .guard import GuardState
 from .hvp import exact, no_curvature
 from .hyper_update import HyperUpdate, Signal
 from .init_checks import checked_hparams, checked_params, checked_state, copied
 from .optimizers import Optimizer
 from .recursion import Inner, advance, discounted, gradient_of, hypergradient
+from .relative_rule import relative
+from .snr import SnrState
 from .trees import all_finite, tree_leaves, tree_map
 from .types import Batch, Buffers, HParams, Hvp, LossFn, Params, PyTree
 
@@ -48,6 +51,8 @@ class TunerState(NamedTuple):
     z: Inner  # the tangent of (params, opt_state), K columns on dim 0 of each leaf
     mu_state: Any
     hyper_state: Any
+    guard_state: GuardState
+    snr_state: SnrState
 
 
 class Info(NamedTuple):
@@ -57,6 +62,7 @@ class Info(NamedTuple):
     val_loss: Tensor  # outer loss; with "next_batch" it is the training loss
     hypergrads: HParams
     cosine: HParams  # of the outer gradient and Z
+    snr: HParams  # of the cosine over about 100 steps: |mean| / standard deviation; noise: 0.07
     mu: Tensor  # the discount used in this step
     accepted: Tensor  # bool: False after a null step
 
@@ -75,8 +81,8 @@ def marthe(
     loss_fn: LossFn,
     optimizer: Optimizer,
     *,
-    mu: float | Discount = 0.99,
-    hyper_update: HyperUpdate,
+    mu: float | Discount = 0.997,
+    hyper_update: HyperUpdate = relative(),
     hvp: Hvp = exact,
     outer: Outer = "validation",
     val_loss_fn: LossFn | None = None,
@@ -95,8 +101,9 @@ def marthe(
         val_loss_fn: the outer loss; by default ``loss_fn`` in its own mode. It never moves buffers.
         clip_outer: clip the entries of the outer gradient to [-c, c].
 
-    A step that meets a number that is not finite, in the batch's gradient, in the candidate or in
-    its outer gradient, is a null step: the state stays as it was and ``info.accepted`` is False.
+    A step that would break the run is a null step, ``info.accepted`` is False: batches that are not
+    finite are skipped, a candidate that is not finite or whose outer loss explodes is refused and
+    lr lowered; see :mod:`adatune_func.guard`.
 
     Raises:
         ValueError, TypeError: at ``init``, in words, on anything that can be known there; at the
@@ -153,13 +160,16 @@ def marthe(
         moved = move(state, grads, hz, state.mu_state.mu)._replace(buffers=buffers)
         outer_grads, (val_loss, _) = gradient_of(outer_loss_fn, buffers)(moved.params, val_batch)
         moved, signal = react(moved, outer_grads, grads)
-        return _settle(state, moved, (loss, val_loss, *signal, state.mu_state.mu))
+        faulty = ~all_finite(batch, val_batch, loss, grads)
+        info = (loss, val_loss, signal, state.mu_state.mu)
+        return _settle(state, moved, info, faulty, outer_grads)
 
     def next_batch_step(state: TunerState, batch: Batch) -> tuple[TunerState, Info]:
         grads, hz, loss, buffers = train(state, batch)
         moved, signal = react(state, grads, grads)
         moved = move(moved, grads, hz, moved.mu_state.mu)._replace(buffers=buffers)
-        return _settle(state, moved, (loss, loss, *signal, moved.mu_state.mu))
+        faulty = ~all_finite(batch, loss, grads)
+        return _settle(state, moved, (loss, loss, signal, moved.mu_state.mu), faulty, ())
 
     def step(state: TunerState, batch: Batch, val_batch: Batch = None) -> tuple[TunerState, Info]:
         if outer == "validation" and val_batch is None:
@@ -209,7 +219,10 @@ def plain(
         state = _initial(optimizer, params, hparams or {}, buffers)
         count = scalar_like(state.params, 0.0)
         hparams = state.hparams if schedule is None else {**state.hparams, "lr": schedule(count)}
-        return state._replace(hparams=hparams, z=Inner({}, {}), hyper_state=count)
+        silence = snr.init(hparams, count)
+        return state._replace(
+            hparams=hparams, z=Inner({}, {}), hyper_state=count, snr_state=silence
+        )
 
     def step(state: TunerState, batch: Batch, val_batch: Batch = None) -> tuple[TunerState, Info]:
         with torch.no_grad():
@@ -227,7 +240,8 @@ def plain(
                 hyper_state=count,
             )
             silent = tree_map(torch.zeros_like, state.hparams)
-            return _settle(state, moved, (loss, loss, silent, silent, torch.zeros_like(loss)))
+            info = (loss, loss, Signal(silent, silent), torch.zeros_like(loss))
+            return _settle(state, moved, info, ~all_finite(batch, loss, grads), ())
 
     return Tuner(init, step)
 
@@ -239,14 +253,46 @@ def _initial(
     hparams = checked_hparams(hparams, optimizer, params)
     opt_state = checked_state(optimizer.init(params))
     z = columns.zeros(Inner(params, opt_state), len(tree_leaves(hparams)))
-    return TunerState(params, copied(buffers or {}), opt_state, hparams, z, (), ())
+    return TunerState(
+        params=params,
+        buffers=copied(buffers or {}),
+        opt_state=opt_state,
+        hparams=hparams,
+        z=z,
+        mu_state=(),
+        hyper_state=(),
+        guard_state=guard.init(params),
+        snr_state=snr.init(hparams, scalar_like(params, 0.0)),
+    )
 
 
 def _settle(
-    state: TunerState, moved: TunerState, looked_at: tuple[Any, ...]
+    state: TunerState,
+    moved: TunerState,
+    looked_at: tuple[Tensor, Tensor, Signal, Tensor],
+    faulty: Tensor,
+    outer_grads: Params,
 ) -> tuple[TunerState, Info]:
-    """``moved`` where every number of it and of ``looked_at`` is finite, else ``state``."""
-    accepted = all_finite((moved, looked_at))
-    kept = tree_map(lambda new, old: torch.where(accepted, new, old), moved, state)
-    loss, val_loss, hypergrads, cosine, mu = looked_at
-    return kept, Info(loss, val_loss, hypergrads, cosine, mu, accepted)
+    """``moved`` if the guard accepts it, else ``state``, with a lower lr if lr is to blame.
+
+    ``outer_grads`` are the candidate's own, ``()`` where only the next step will know them.
+    """
+    loss, val_loss, signal, mu = looked_at
+    finite = all_finite(moved.params, moved.buffers, moved.opt_state, val_loss, outer_grads)
+    judged = len(tree_leaves(outer_grads)) > 0
+    if judged and "lr" in state.hparams:
+        verdict, guard_state = guard.judge(state.guard_state, loss, val_loss, faulty, finite)
+    else:
+        verdict, guard_state = guard.judge_finite(state.guard_state, faulty, finite)
+    # A tangent that overflows says nothing of the candidate: it is forgotten, training goes on.
+    z = guard.chosen(all_finite(*moved.z), moved.z, tree_map(torch.zeros_like, moved.z))
+    ratio, snr_state = snr.update(state.snr_state, signal.cosine)
+    lowered = guard.lowered(state.hparams, verdict.factor)
+    refused = guard.chosen(verdict.blamed, lowered, state.hparams)
+    kept = guard.chosen(
+        verdict.accepted,
+        moved._replace(z=z, snr_state=snr_state),
+        state._replace(hparams=refused),
+    )
+    info = Info(loss, val_loss, *signal, ratio, mu, verdict.accepted)
+    return kept._replace(guard_state=guard_state), info

@@ -84,6 +84,9 @@ HVPS: dict[str, Any] = {
     "finite_difference": atf.finite_difference(),
     "central_difference": atf.finite_difference(central=True),
     "no_curvature": atf.no_curvature,
+    "gauss_newton": atf.gauss_newton,
+    "on_fraction": atf.on_fraction(atf.exact, 1 / 2),
+    "accumulated": atf.clip_products(atf.accumulate(atf.exact, 2), 10.0),
 }
 
 EXACT_HVPS = ("forward_over_reverse", "reverse_over_reverse")
@@ -99,6 +102,7 @@ METHODS: dict[str, Callable[..., atf.Tuner]] = {
     "marthe": lambda loss_fn, optimizer, hvp: atf.marthe(
         loss_fn, optimizer, hyper_update=_RULE, hvp=hvp
     ),
+    "marthe_relative": lambda loss_fn, optimizer, hvp: atf.marthe(loss_fn, optimizer, hvp=hvp),
     "marthe_adaptive": lambda loss_fn, optimizer, hvp: atf.marthe(
         loss_fn, optimizer, mu=atf.adaptive(), hyper_update=_RULE, hvp=hvp
     ),

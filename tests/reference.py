@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from optree import tree_flatten, tree_map, tree_unflatten
 from torch.func import grad, jacrev
 
 import adatune_func as atf
+from adatune_func.trees import tree_flatten, tree_map, tree_unflatten
 from tests.cases import Problem
 
 

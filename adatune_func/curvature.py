@@ -1,0 +1,62 @@
+"""Gauss-Newton products, ``G v = Jᵀ C J v``: the criterion's curvature C without the model's own.
+
+With J the Jacobian of the model's output, the Hessian of ``criterion(model(w))`` is G plus a sum of
+the criterion's slopes times the model's second derivatives. For criteria convex in the output
+(cross-entropy, squared error) G is positive semi-definite, so ``Z ← (1 - lr G) Z`` stays bounded
+where the Hessian's negative eigenvalues would blow it up. It is also cheaper: both gradient and
+product are pullbacks of one linearisation.
+
+Sources: Schraudolph 2002, "Fast curvature matrix-vector products for second-order gradient
+descent"; Martens 2010, "Deep learning via Hessian-free optimization".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import grad, grad_and_value, jvp, vjp
+
+from .columns import over_columns
+from .functional import ModelLoss
+from .hvp import in_words
+from .recursion import Gradient
+from .trees import tree_map
+from .types import Batch, GradFn, Params, Products
+
+
+@in_words("a second backward pass")
+def gauss_newton(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
+    """``G v`` in place of ``H v``, 4 forward passes more a column where exact takes 6.
+
+    ``J v`` is the transpose of the pullback, itself a pullback: reverse mode alone, which does not
+    multiply the data's tangent, zero, through the first layer as torch's forward mode does.
+
+    Raises:
+        TypeError: when the loss function does not show where the model ends and the criterion
+            begins; what ``functionalize`` returns does, ``ModelLoss(model_fn, criterion)`` too.
+    """
+    model_fn, criterion, buffers = _parts(grad_fn)
+    # One forward pass, hence one dropout mask, for everything below.
+    output, pullback, moved = vjp(  # type: ignore[misc]  # has_aux returns three
+        lambda p: model_fn(p, buffers, batch), params, has_aux=True
+    )
+    slope, loss = grad_and_value(criterion)(output, batch)
+    _, push = vjp(lambda cotangent: pullback(cotangent)[0], tree_map(torch.zeros_like, output))  # type: ignore[misc]
+
+    def product(column: Params) -> Params:
+        _, bend = jvp(lambda o: grad(criterion)(o, batch), (output,), (push(column)[0],))
+        return pullback(bend)[0]
+
+    return pullback(slope)[0], over_columns(product, v), (loss, moved)
+
+
+def _parts(grad_fn: GradFn) -> tuple[Any, Any, dict[str, Tensor]]:
+    loss_fn = grad_fn.loss_fn if isinstance(grad_fn, Gradient) else None
+    if isinstance(grad_fn, Gradient) and isinstance(loss_fn, ModelLoss):
+        return loss_fn.model_fn, loss_fn.criterion, grad_fn.buffers
+    raise TypeError(
+        "gauss_newton has to see where the model ends and the criterion begins: take the loss_fn "
+        "that functionalize(model, criterion) returns, or ModelLoss(model_fn, criterion)"
+    )

@@ -1,0 +1,110 @@
+"""What wraps an ``hvp`` and is an ``hvp`` again: another batch for it, or another product from it.
+
+A batch is any tree of tensors with the samples on dim 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .trees import tree_leaves, tree_map
+from .types import Batch, GradFn, Hvp, Params, Products
+
+
+def on_fraction(hvp: Hvp, fraction: float) -> Hvp:
+    """The gradient on the whole batch, the products on its first ``fraction`` only.
+
+    ``Hv = ∇²L(w; first rows) v``: an unbiased estimate when batches are shuffled and there is no
+    BatchNorm, at ``fraction`` of the price. Training is untouched: gradient, loss and buffers are
+    those of the whole batch. With BatchNorm the product sees the statistics of the few rows, with
+    dropout a mask of its own.
+
+    Raises:
+        ValueError: for a fraction outside (0, 1], at once; at the first step when it leaves no row.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction must lie in (0, 1], got {fraction}")
+    if fraction == 1:
+        return hvp
+
+    def partial(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
+        count = _samples(batch)
+        rows = int(count * fraction)
+        if rows == 0:
+            raise ValueError(f"a fraction {fraction} of {count} samples leaves none")
+        grads, aux = grad_fn(params, batch)
+        _, products, _ = hvp(grad_fn, params, tree_map(lambda leaf: leaf[:rows], batch), v)
+        return grads, products, aux
+
+    return partial
+
+
+def accumulate(hvp: Hvp, parts: int) -> Hvp:
+    """The batch in equal parts, one after another: the same numbers in less memory.
+
+    ``g = Σ gᵢ / m`` and ``Hv = Σ Hᵢ v / m``, exact for a loss that is a mean over samples, with
+    about 1/m of the activations in memory. BatchNorm sees each part's own statistics; buffers are
+    those that the last part leaves.
+
+    Raises:
+        ValueError: at the first step when the batch does not split into equal parts.
+    """
+    if parts < 1:
+        raise ValueError(f"parts must be 1 or more, got {parts}")
+
+    def accumulated(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
+        count = _samples(batch)
+        if count % parts:
+            raise ValueError(f"{count} samples do not split into {parts} equal parts")
+        rows = count // parts
+        total, buffers = None, None
+        for i in range(parts):
+            part = tree_map(lambda leaf, i=i: leaf[i * rows : (i + 1) * rows], batch)
+            grads, products, (loss, buffers) = hvp(grad_fn, params, part, v)
+            new = (grads, products, loss)
+            total = new if total is None else tree_map(torch.add, total, new)
+        grads, products, loss = tree_map(lambda leaf: leaf / parts, total)
+        return grads, products, (loss, buffers)
+
+    return accumulated
+
+
+def scale_products(hvp: Hvp, factor: float) -> Hvp:
+    """``factor · Hv``: between no curvature, 0, and all of it, 1.
+
+    Under :func:`on_fraction` a factor below 1 pays. A few samples have larger curvature than the
+    batch along some direction, and a Z that grows there at each step soon is nothing but that. At
+    ``factor = fraction`` the product is what those samples contribute to the batch's: of a positive
+    semi-definite G it takes no more than G itself, so Z is bounded where it is with all of G.
+    """
+
+    def scaled(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
+        grads, products, aux = hvp(grad_fn, params, batch, v)
+        return grads, tree_map(lambda leaf: factor * leaf, products), aux
+
+    return scaled
+
+
+def clip_products(hvp: Hvp, c: float) -> Hvp:
+    """Clip each entry of ``Hv`` to ``[-c, c]``: an outlier's blow to Z is bounded."""
+
+    def clipped(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
+        grads, products, aux = hvp(grad_fn, params, batch, v)
+        return grads, tree_map(lambda leaf: leaf.clamp(-c, c), products), aux
+
+    return clipped
+
+
+def _samples(batch: Batch) -> int:
+    """How many samples the leaves of a batch hold on dim 0, which has to be the same for all."""
+    sizes = {
+        leaf.shape[0] if isinstance(leaf, Tensor) and leaf.ndim else 0
+        for leaf in tree_leaves(batch)
+    }
+    if len(sizes) != 1 or 0 in sizes:
+        raise ValueError(
+            "to take part of a batch, each of its leaves must be a tensor with the samples on "
+            f"dim 0, and the same number of them; found sizes {sorted(sizes)}"
+        )
+    return sizes.pop()

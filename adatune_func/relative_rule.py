@@ -1,0 +1,163 @@
+"""A rule with nothing to set: hyperparameters move by bounded steps in their natural coordinates.
+
+Each hyperparameter η moves on a line x where a step means the same everywhere,
+
+    x = log η            lr, weight_decay, eps and whatever is positive
+    x = log(1 - η)       momentum, beta1, beta2: a step scales the horizon 1 / (1 - η)
+
+by a step whose size depends neither on the scale of the loss nor on that of η:
+
+    d ← h · dη/dx                                         dE/dx, clipped to ± OUTLIER · r̂
+    m ← decay_m·m + (1 - decay_m)·d
+    r ← √(decay_r·r² + (1 - decay_r)·d²)
+    x ← x - step / (1 + n/halving) · clip(m̂ / r̂, -1, 1)  in step n
+
+with the bias of both averages taken out as in Adam. Where the sign of d is noise, m is small
+beside r and x hardly moves; where it is certain, x moves by the whole step. The step falls as 1/n,
+fast enough for noise to average out and slowly enough to reach any η in the end (Robbins & Monro
+1951). It is h that is averaged and not its cosine: the outer loss to lower is the mean over
+batches, and one step too far costs more than many steps gain (benchmarks/LOG.md, "The outer rule").
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .hyper_update import HyperUpdate, Signal, bounds, check_domains, keep_finite
+from .trees import tree_leaves, tree_map
+from .types import HParams
+
+#: Hyperparameters that move on the line log(1 - η); all others on log η.
+NEAR_ONE = ("momentum", "beta1", "beta2")
+
+#: No positive hyperparameter leaves this range: far enough for any start, and still normal floats.
+LOWEST, HIGHEST = 1e-12, 1e6
+
+#: One wild hypergradient counts as at most this many ordinary ones: r must not freeze the rule.
+OUTLIER = 10.0
+
+
+class RelativeState(NamedTuple):
+    m: HParams
+    r: HParams
+    seen: HParams  # how many hypergradients so far, without those that are 0 or not finite
+    step: Tensor
+    halving: Tensor
+    decay_m: Tensor
+    decay_r: Tensor
+
+
+def relative(
+    step: float = 0.1,
+    halving: float = 100.0,
+    decays: tuple[float, float] = (0.9, 0.99),
+    domains: Mapping[str, tuple[float, float]] | None = None,
+) -> HyperUpdate:
+    """``x ← x - step/(1 + n/halving) · clip(m̂/r̂, -1, 1)``, x = log η or log(1 - η); see the module.
+
+    The default of ``marthe``, ``rtho`` and ``hd``. Where h is 0 or not finite nothing moves.
+
+    Args:
+        step: how far x moves at most in the first steps, in nats: 0.1 is 10 % of lr, and takes a
+            learning rate over a decade in 23 steps.
+        halving: after how many steps it is half of that; ``inf`` leaves it.
+        decays: of m and r, in [0, 1).
+        domains: name to (low, high), on top of ``DOMAINS``.
+
+    Raises:
+        ValueError: at init, for a hyperparameter outside its domain or at 0 where it moves on
+            log η, a step or halving that is not positive, or a decay outside [0, 1).
+    """
+
+    def init(hparams: HParams) -> RelativeState:
+        check_domains(hparams, domains)
+        _check_positive(hparams)
+        if not 0 < step < float("inf") or not halving > 0:
+            raise ValueError(f"step and halving must be positive, got {step} and {halving}")
+        if not all(0 <= decay < 1 for decay in decays):
+            raise ValueError(f"decays must lie in [0, 1), got {decays}")
+        zeros = [tree_map(torch.zeros_like, hparams) for _ in range(3)]
+        like = next(iter(tree_leaves(hparams)), torch.zeros(()))
+        return RelativeState(*zeros, *(torch.full_like(like, v) for v in (step, halving, *decays)))
+
+    def update(
+        signal: Signal, state: RelativeState, hparams: HParams
+    ) -> tuple[HParams, RelativeState]:
+        low, high = bounds(hparams, domains)
+        raw = _mapped(_slope, signal.hypergrads, hparams)
+        seen = tree_map(lambda d: d.isfinite() & (d != 0), raw)
+        usual = tree_map(lambda r, n: _unbiased(r, state.decay_r, n, 0.5), state.r, state.seen)
+        d = tree_map(_clipped, raw, seen, usual, state.seen)
+        m = tree_map(
+            lambda d, m, s: torch.where(s, state.decay_m * m + (1 - state.decay_m) * d, m),
+            *(d, state.m, seen),
+        )
+        keep, take = torch.sqrt(state.decay_r), torch.sqrt(1 - state.decay_r)
+        r = tree_map(
+            # hypot: squares of what a tiny lr leaves would be 0 in float32
+            lambda d, r, s: torch.where(s, torch.hypot(keep * r, take * d), r),
+            *(d, state.r, seen),
+        )
+        count = tree_map(lambda n, s: n + s, state.seen, seen)
+        moved = state._replace(m=m, r=r, seen=count)
+        delta = tree_map(lambda *leaf: _delta(moved, *leaf), m, r, count, seen)
+        return _mapped(_moved, hparams, delta, low, high), moved
+
+    return HyperUpdate(init, update)
+
+
+def _mapped(fn: Callable[..., Tensor], *trees: HParams) -> HParams:
+    """``fn(name, leaf, leaf, ...)`` over trees shaped as hparams."""
+    return {
+        name: tree_map(functools.partial(fn, name), *(tree[name] for tree in trees))
+        for name in trees[0]
+    }
+
+
+def _slope(name: str, h: Tensor, eta: Tensor) -> Tensor:
+    """``dE/dx = h · dη/dx``."""
+    return -h * (1 - eta) if name in NEAR_ONE else h * eta
+
+
+def _clipped(d: Tensor, seen: Tensor, usual: Tensor, count: Tensor) -> Tensor:
+    """d within what is usual, once something is; 0 where there is none to see."""
+    most = torch.where(count > 0, OUTLIER * usual, d.abs())
+    return torch.where(seen, torch.minimum(torch.maximum(d, -most), most), 0.0)
+
+
+def _unbiased(average: Tensor, decay: Tensor, count: Tensor, power: float) -> Tensor:
+    return average / (1 - decay ** count.clamp(min=1)) ** power
+
+
+def _delta(state: RelativeState, m: Tensor, r: Tensor, count: Tensor, seen: Tensor) -> Tensor:
+    """``step / (1 + n/halving) · clip(m̂ / r̂, -1, 1)``, 0 where there was nothing to see."""
+    moves = seen & (r > 0)
+    size = _unbiased(torch.where(moves, r, 1.0), state.decay_r, count, 0.5)
+    ratio = _unbiased(m, state.decay_m, count, 1.0) / size
+    step = state.step / (1 + (count - 1).clamp(min=0) / state.halving)
+    return torch.where(moves, step * ratio.clamp(-1.0, 1.0), 0.0)
+
+
+def _moved(name: str, eta: Tensor, delta: Tensor, low: float, high: float) -> Tensor:
+    """η after ``x ← x - delta``."""
+    if name in NEAR_ONE:
+        new = 1 - (1 - eta) * torch.exp(-delta)
+    else:
+        new = eta * torch.exp(-delta)
+        low, high = max(low, LOWEST), min(high, HIGHEST)
+    # A step of 0 leaves η as it is, even where clamp would round it or it started outside.
+    return torch.where(delta == 0, eta, keep_finite(new.clamp(low, high), eta))
+
+
+def _check_positive(hparams: HParams) -> None:
+    for name, value in hparams.items():
+        if name not in NEAR_ONE and any(float(eta) == 0 for eta in tree_leaves(value)):
+            raise ValueError(
+                f"{name} = 0 cannot move on a logarithmic scale: start it at a small positive "
+                "number such as 1e-6, or leave it out of hparams"
+            )

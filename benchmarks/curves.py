@@ -1,0 +1,56 @@
+"""One picture of a run, from its log: loss, validation accuracy and the hyperparameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # a file, no window
+import matplotlib.pyplot as plt
+import numpy as np
+
+from benchmarks.outputs import read_log
+
+
+def draw(folder: Path) -> None:
+    """Write ``curves.png`` beside the log in ``folder``."""
+    lines = read_log(folder)
+    steps = [line for line in lines if "step" in line]
+    epochs = [line for line in lines if "epoch" in line]
+    figure, (loss, accuracy, hparams) = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
+    x = np.array([line["step"] for line in steps])
+    for name, label in (("loss", "training"), ("val_loss", "validation")):
+        y = np.array([line[name] for line in steps])
+        (dots,) = loss.plot(x, y, lw=0.5, alpha=0.3)
+        loss.plot(x, _smooth(y), color=dots.get_color(), label=label)
+    loss.set(title="loss", xlabel="step", yscale="log")
+    loss.legend(frameon=False)
+    at = [line["steps"] for line in epochs]
+    accuracy.plot(at, [100 * line["val_accuracy"] for line in epochs], marker=".")
+    accuracy.set(title="validation accuracy, %", xlabel="step")
+    for name in tuned(steps):
+        hparams.plot(x, [line[name] for line in steps], label=name)
+    hparams.set(title="hyperparameters", xlabel="step", yscale="log")
+    hparams.legend(frameon=False)
+    for axes in (loss, accuracy, hparams):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(folder / "curves.png", dpi=130)
+    plt.close(figure)
+
+
+def tuned(steps: list[dict[str, Any]]) -> list[str]:
+    """The names of the hyperparameters in step lines: those that have a hypergradient."""
+    return [name for name in steps[0] if f"hypergrad_{name}" in steps[0]] if steps else []
+
+
+def _smooth(y: np.ndarray, decay: float = 0.95) -> np.ndarray:
+    """Exponential moving average without the bias of its start."""
+    mean, weight, out = 0.0, 0.0, np.empty(len(y))
+    for i, value in enumerate(y):
+        if np.isfinite(value):
+            mean, weight = decay * mean + (1 - decay) * value, decay * weight + 1 - decay
+        out[i] = mean / weight if weight else np.nan
+    return out

@@ -1,0 +1,99 @@
+"""The steps that ``speed.py`` times, each behind ``step(batch, val_batch)`` with a state inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import adatune_func as atf
+from benchmarks.classic import Step, classic, torch_optim
+
+HYPER_LR = 1e-8  # moves the learning rate, hardly
+
+
+class Method(NamedTuple):
+    """``build(module, optimizer) -> step`` and its floor of matrix work over plain training."""
+
+    build: Callable[[nn.Module, str], Step]
+    floor: float | None = None
+
+
+def functional(
+    tuner_of: Callable[[Any, Any], atf.Tuner], *, compiled: bool = True, tuned: bool = True
+) -> Callable[[nn.Module, str], Step]:
+    """A step of this package, ``tuner_of(loss_fn, optimizer)``, fed back into itself."""
+
+    def build(module: nn.Module, optimizer: str) -> Step:
+        loss_fn, params, buffers = atf.functionalize(module, F.cross_entropy)
+        lr = 1e-4 if optimizer == "adam" else 1e-3
+        chosen = atf.adam(lr=lr, eps=1e-4) if optimizer == "adam" else atf.sgd(lr, momentum=0.9)
+        tuner = tuner_of(loss_fn, chosen)
+        state = tuner.init(params, {"lr": lr} if tuned else {}, buffers)
+        advance = torch.compile(tuner.step, fullgraph=True) if compiled else tuner.step
+
+        def step(batch: Any, val_batch: Any) -> None:
+            nonlocal state
+            state, _ = advance(state, batch, val_batch)
+
+        return step
+
+    return build
+
+
+def marthe(hvp: Any = atf.exact, outer: Any = "validation", compiled: bool = True) -> Any:
+    return functional(
+        lambda loss_fn, optimizer: atf.marthe(
+            loss_fn, optimizer, hyper_update=atf.additive(HYPER_LR), hvp=hvp, outer=outer
+        ),
+        compiled=compiled,
+    )
+
+
+def quarter_validation(hvp: Any) -> Any:
+    """Validation on the first quarter of the batch that the others get."""
+
+    def build(module: nn.Module, optimizer: str) -> Step:
+        step = marthe(hvp)(module, optimizer)
+        return lambda batch, val: step(batch, tuple(v[: len(v) // 4] for v in val))
+
+    return build
+
+
+def _classic(module: nn.Module, optimizer: str) -> Step:
+    if optimizer != "sgd":
+        raise ValueError("the classic formulation is written out for sgd with momentum only")
+    return classic(module)[0]
+
+
+def _part(share: int) -> Any:
+    return atf.on_fraction(atf.exact, 1 / share)
+
+
+BASELINE = "torch.optim compiled"
+
+METHODS: dict[str, Method] = {
+    BASELINE: Method(lambda m, o: torch_optim(m, True, o == "adam"), 1.0),
+    "torch.optim eager": Method(lambda m, o: torch_optim(m, False, o == "adam"), 1.0),
+    "classic eager": Method(_classic, 4.0),
+    "plain": Method(functional(atf.plain, tuned=False), 1.0),
+    "hd": Method(
+        functional(lambda loss_fn, o: atf.hd(loss_fn, o, hyper_update=atf.additive(HYPER_LR))), 1.0
+    ),
+    "exact": Method(marthe(), 4.0),
+    "exact eager": Method(marthe(compiled=False), 4.0),
+    "exact, next batch": Method(marthe(outer="next_batch"), 3.0),
+    "reverse_over_reverse": Method(marthe(atf.reverse_over_reverse), 4.0),
+    "finite_difference": Method(marthe(atf.finite_difference()), 3.0),
+    "gauss_newton": Method(marthe(atf.gauss_newton), 10 / 3),
+    "no_curvature": Method(marthe(atf.no_curvature), 2.0),
+    "balanced": Method(marthe(**atf.presets["balanced"]), 7 / 3),
+    "fast": Method(marthe(**atf.presets["fast"]), 17 / 12),
+    "exact on 1/4": Method(marthe(_part(4)), 8 / 3),
+    "exact on 1/4, validation on 1/4": Method(quarter_validation(_part(4)), 23 / 12),
+    "exact on 1/4, next batch": Method(marthe(_part(4), "next_batch"), 5 / 3),
+    "exact on 1/8, next batch": Method(marthe(_part(8), "next_batch"), 4 / 3),
+}

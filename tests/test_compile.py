@@ -1,0 +1,108 @@
+"""``torch.compile(tuner.step, fullgraph=True)``: one graph, no recompilation, the same numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch._dynamo.exc import RecompileError
+
+import adatune_func as atf
+from adatune_func.trees import tree_leaves, tree_map
+from tests.cases import HVPS, METHODS, OPTIMIZERS, conv_batchnorm, start, tanh_mlp
+
+
+@pytest.fixture(autouse=True)
+def no_recompilation():
+    """``fullgraph=True`` makes it one graph, this makes it the only one."""
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        yield
+
+
+#: sgd and sgd_momentum are sgd_dampening with other numbers: the same graph.
+GRAPHS = [name for name in OPTIMIZERS if name not in ("sgd", "sgd_momentum")]
+
+
+def covering():
+    """Triples with each pair of (optimizer, hvp), (optimizer, method), (hvp, method): a square."""
+    hvps, methods = list(HVPS), list(METHODS)
+    side = max(map(len, (GRAPHS, hvps, methods)))
+    triples = {
+        (GRAPHS[i % len(GRAPHS)], hvps[j % len(hvps)], methods[(i + j) % side % len(methods)])
+        for i in range(side)
+        for j in range(side)
+    }
+    return sorted(triples)
+
+
+def test_the_triples_cover_every_pair():
+    triples = covering()
+    for a, b, lists in ((0, 1, (GRAPHS, HVPS)), (0, 2, (GRAPHS, METHODS)), (1, 2, (HVPS, METHODS))):
+        wanted = {(x, y) for x in lists[0] for y in lists[1]}
+        assert {(t[a], t[b]) for t in triples} == wanted
+
+
+def compare(tuner, problem, hparams, backend, tolerance):
+    """Compiled beside eager, the same states; hyperparameters have to move on the way."""
+    step = torch.compile(tuner.step, fullgraph=True, backend=backend)
+    one = two = start(problem, tuner, hparams)
+    for batch, val_batch in problem.batches:
+        one, _ = tuner.step(one, batch, val_batch)
+        two, info = step(two, batch, val_batch)
+        assert info.accepted
+    for name, value in hparams.items():
+        assert float(one.hparams[name]) != value
+    for a, b in zip(tree_leaves(one), tree_leaves(two), strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("optimizer", "hvp", "method"), covering())
+def test_compiled_equals_eager(optimizer, hvp, method):
+    problem = tanh_mlp()
+    tuner = METHODS[method](problem.loss_fn, OPTIMIZERS[optimizer], HVPS[hvp])
+    compare(tuner, problem, {"lr": 0.05}, "eager", 1e-10)
+
+
+@pytest.mark.parametrize("hparams", [{"lr": 0.05}, {"lr": 0.05, "momentum": 0.8}])
+def test_compiled_equals_eager_through_aot_autograd(hparams):
+    problem = conv_batchnorm()
+    tuner = METHODS["marthe"](problem.loss_fn, OPTIMIZERS["sgd_nesterov"], atf.exact)
+    compare(tuner, problem, hparams, "aot_eager", 1e-10)
+
+
+@pytest.mark.parametrize(("optimizer", "dtype"), [("sgd_nesterov", "float32"), ("adam", "float64")])
+def test_compiled_equals_eager_through_inductor(optimizer, dtype):
+    problem = conv_batchnorm(dtype=getattr(torch, dtype))
+    tuner = METHODS["marthe_adaptive"](problem.loss_fn, OPTIMIZERS[optimizer], atf.exact)
+    tolerance = 1e-5 if dtype == "float32" else 1e-10
+    compare(tuner, problem, {"lr": 0.05}, "inductor", tolerance)
+
+
+def test_fifty_steps_compile_once():
+    problem = tanh_mlp(steps=50)
+    tuner = METHODS["marthe"](problem.loss_fn, OPTIMIZERS["adam"], atf.exact)
+    step = torch.compile(tuner.step, fullgraph=True, backend="eager")
+    state, seen = start(problem, tuner, {"lr": 0.05}), set()
+    for batch, val_batch in problem.batches:
+        state, _ = step(state, batch, val_batch)
+        seen.add(float(state.hparams["lr"]))
+    # other numbers, other starting points: still the same graph
+    state = tree_map(torch.clone, start(problem, tuner, {"lr": 0.5}))
+    step(state, *problem.batches[0])
+    assert len(seen) == 50
+    # ... while another dtype is another graph: the guard of this file does bite
+    other = tanh_mlp(steps=1, dtype=torch.float32)
+    with pytest.raises(RecompileError):
+        step(start(other, tuner, {"lr": 0.05}), *other.batches[0])
+
+
+def test_a_vmapped_step_compiles():
+    problem = tanh_mlp()
+    tuner = METHODS["marthe"](problem.loss_fn, OPTIMIZERS["sgd_nesterov"], atf.exact)
+    states = [start(problem, tuner, {"lr": lr}) for lr in (0.01, 0.1)]
+    together = tree_map(lambda *leaves: torch.stack(leaves), *states)
+    mapped = torch.func.vmap(tuner.step, in_dims=(0, None, None))
+    step = torch.compile(mapped, fullgraph=True, backend="eager")
+    one, _ = mapped(together, *problem.batches[0])
+    two, _ = step(together, *problem.batches[0])
+    for a, b in zip(tree_leaves(one), tree_leaves(two), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
