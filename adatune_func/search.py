@@ -151,12 +151,13 @@ def find_hyper_lr(
     loss and no hyperparameter at 0 that started above; of the stable ones whose validation loss at
     the end is within ``slack`` of the lowest, the largest is taken. Each round has 0 among its
     ratios: where nothing helps, the answer is 0. β drifts by α for as long as a run lasts, so a
-    tenth of the largest stable α is returned, for runs ten times as long as the search's.
+    tenth of the largest stable α is returned. What is stable for the steps of the search need not
+    be for a longer run (``benchmarks/LOG.md`` has a case): let it see as many as you can pay for.
 
     Args:
         tuner: with the additive rule, of any hyper_lr.
         state: where every run starts, as ``tuner.init`` returns it.
-        batches: one list for all runs; 50 to 100 pairs, or the length of an epoch if that is less.
+        batches: one list for all runs, better as long as the run itself than short.
         members: runs a round, at least 4.
         slack: relative; more is bolder.
         loop, wrap: as :func:`sweep` takes them.
