@@ -46,7 +46,7 @@ def gauss_newton(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Pr
     _, push = vjp(lambda cotangent: pullback(cotangent)[0], tree_map(torch.zeros_like, output))  # type: ignore[misc]
 
     def product(column: Params) -> Params:
-        _, bend = jvp(lambda o: grad(criterion)(o, batch), (output,), (push(column)[0],))
+        bend = jvp(lambda o: grad(criterion)(o, batch), (output,), (push(column)[0],))[1]
         return pullback(bend)[0]
 
     return pullback(slope)[0], over_columns(product, v), (loss, moved)
