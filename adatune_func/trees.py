@@ -30,8 +30,9 @@ def tree_leaves(tree: PyTree) -> list[Any]:
 
 def dot(a: PyTree, b: PyTree) -> Tensor:
     """``<a, b>`` over all leaves, 0-d."""
-    first, *rest = [(x * y).sum() for x, y in zip(tree_leaves(a), tree_leaves(b), strict=True)]
-    return sum(rest, start=first)
+    pairs = zip(tree_leaves(a), tree_leaves(b), strict=True)
+    products: list[Tensor] = [(x * y).sum() for x, y in pairs]
+    return sum(products[1:], start=products[0])
 
 
 def norm(tree: PyTree) -> Tensor:
