@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import adatune_func as atf
+from adatune_func import data as image_data
 from adatune_func import networks
 from benchmarks import baselines, figures, outputs, rtho, training
 
@@ -224,3 +225,28 @@ def test_mistakes_of_figures_are_one_line(arguments, words, capsys):
         figures.main(arguments)
     said = capsys.readouterr().err
     assert ended.value.code == 2 and words in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "command"),
+    [
+        (baselines, "--network vgg --dataset cifar_10 --optimizer sgd --momentum 0.9"
+         " --lr-scheduler cyclic"),
+        (rtho, "--network vgg --dataset cifar_10 --optimizer sgd --momentum 0.9 --hyper-lr 1e-8"),
+    ],
+)  # fmt: skip
+def test_adatunes_two_commands_run_as_written(script, command, monkeypatch):
+    """With a few random images for CIFAR-10's, and two steps of each run."""
+
+    def read(root):
+        images = torch.randint(0, 256, (210, 3, 32, 32), dtype=torch.uint8)
+        labels = torch.randint(0, 10, (210,))
+        split = image_data.Split
+        return split(images[:200], labels[:200]), split(images[200:], labels[200:])
+
+    source = image_data.SOURCES["cifar_10"]._replace(read=read, validation=64)
+    monkeypatch.setitem(image_data.SOURCES, "cifar_10", source)
+    assert script.main([*command.split(), "--max-steps", "2"]) == 0
+    (folder,) = Path("runs").iterdir()
+    assert json.loads((folder / "summary.json").read_text())["steps"] == 2
+    assert "vgg" in folder.name and "cifar_10" in folder.name
