@@ -1,17 +1,6 @@
 """Tune learning rates and other hyperparameters while a network trains, by hypergradients."""
 
-from . import (
-    checkpoint,
-    columns,
-    discount,
-    guard,
-    hvp,
-    hyper_update,
-    optimizers,
-    recursion,
-    relative_rule,
-    types,
-)
+from . import checkpoint, discount, guard, hvp, hyper_update, recursion, schedules, search
 from .check import check_tangents
 from .checkpoint import load, save
 from .curvature import gauss_newton
@@ -25,9 +14,10 @@ from .hvp import (
     reverse_over_reverse,
     shared_product,
 )
-from .hvp_wrappers import accumulate, clip_products, on_fraction
+from .hvp_wrappers import accumulate, clip_products, on_fraction, scale_products
 from .hyper_update import DOMAINS, HyperUpdate, Signal, additive
 from .optimizers import Optimizer, adam, adamw, sgd
+from .presets import presets
 from .relative_rule import relative
 from .tuner import Info, Tuner, TunerState, hd, marthe, plain, rtho
 from .wrappers import by_prefix, clip_grad_norm, clip_grads
@@ -35,53 +25,60 @@ from .wrappers import by_prefix, clip_grad_norm, clip_grads
 __version__ = "0.1.0"
 
 __all__ = [
-    "DOMAINS",
-    "Discount",
+    # a module and its loss as pure functions
     "Functional",
-    "HyperUpdate",
-    "Info",
     "ModelLoss",
+    "functionalize",
+    "write_back",
+    # optimizers
     "Optimizer",
-    "Signal",
-    "Tuner",
-    "TunerState",
-    "accumulate",
     "adam",
     "adamw",
-    "adaptive",
-    "additive",
     "by_prefix",
-    "check_tangents",
-    "checkpoint",
     "clip_grad_norm",
     "clip_grads",
+    "sgd",
+    # curvature
+    "accumulate",
     "clip_products",
-    "columns",
-    "constant",
-    "discount",
     "exact",
     "finite_difference",
     "forward_over_reverse",
-    "functionalize",
     "gauss_newton",
-    "guard",
-    "hd",
     "hvp",
-    "hyper_update",
-    "load",
-    "marthe",
     "no_curvature",
     "on_fraction",
-    "optimizers",
-    "plain",
-    "recursion",
-    "relative",
-    "relative_rule",
     "reverse_over_reverse",
-    "rtho",
-    "save",
-    "sgd",
+    "scale_products",
     "shared_product",
-    "types",
-    "write_back",
+    # the discount mu
+    "Discount",
+    "adaptive",
+    "constant",
+    "discount",
+    # how hyperparameters move
+    "DOMAINS",
+    "HyperUpdate",
+    "Signal",
+    "additive",
+    "guard",
+    "hyper_update",
+    "relative",
+    # tuners
+    "Info",
+    "Tuner",
+    "TunerState",
+    "hd",
+    "marthe",
+    "plain",
+    "presets",
+    "recursion",
+    "rtho",
+    # around training
+    "check_tangents",
+    "checkpoint",
+    "load",
+    "save",
+    "schedules",
+    "search",
 ]

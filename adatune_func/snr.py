@@ -30,8 +30,9 @@ def update(state: SnrState, cosine: HParams) -> tuple[HParams, SnrState]:
 
     The cosine of ∇E and Z is the hypergradient free of the scales of both, which change while
     training goes on. Pure noise gives about 0.07, and at most 1e3 is returned: a signal without
-    noise, such as the first step's.
+    noise, such as the first step's. A cosine that overflowed counts as 0.
     """
+    cosine = tree_map(lambda c: torch.where(c.isfinite(), c, 0.0).clamp(-1.0, 1.0), cosine)
     mean = tree_map(lambda m, c: DECAY * m + (1 - DECAY) * c, state.mean, cosine)
     square = tree_map(lambda s, c: DECAY * s + (1 - DECAY) * c * c, state.square, cosine)
     weight = DECAY * state.weight + (1 - DECAY)

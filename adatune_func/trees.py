@@ -29,9 +29,9 @@ def tree_leaves(tree: PyTree) -> list[Any]:
 
 
 def dot(a: PyTree, b: PyTree) -> Tensor:
-    """``<a, b>`` over all leaves, 0-d; no leaves give 0."""
-    pairs = zip(tree_leaves(a), tree_leaves(b), strict=True)
-    return sum(((x * y).sum() for x, y in pairs), start=torch.zeros(()))
+    """``<a, b>`` over all leaves, 0-d."""
+    first, *rest = [(x * y).sum() for x, y in zip(tree_leaves(a), tree_leaves(b), strict=True)]
+    return sum(rest, start=first)
 
 
 def norm(tree: PyTree) -> Tensor:

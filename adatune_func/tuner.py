@@ -81,7 +81,7 @@ def marthe(
     loss_fn: LossFn,
     optimizer: Optimizer,
     *,
-    mu: float | Discount = 0.99,
+    mu: float | Discount = 0.997,
     hyper_update: HyperUpdate = relative(),
     hvp: Hvp = exact,
     outer: Outer = "validation",
@@ -287,7 +287,8 @@ def _settle(
     # A tangent that overflows says nothing of the candidate: it is forgotten, training goes on.
     z = guard.chosen(all_finite(*moved.z), moved.z, tree_map(torch.zeros_like, moved.z))
     ratio, snr_state = snr.update(state.snr_state, signal.cosine)
-    refused = guard.chosen(verdict.blamed, guard.lowered(state.hparams), state.hparams)
+    lowered = guard.lowered(state.hparams, verdict.factor)
+    refused = guard.chosen(verdict.blamed, lowered, state.hparams)
     kept = guard.chosen(
         verdict.accepted,
         moved._replace(z=z, snr_state=snr_state),

@@ -43,10 +43,13 @@ def torch_optim(module: nn.Module, compiled: bool, adam: bool = False) -> Step:
     return step
 
 
-def classic(module: nn.Module, mu: float = 0.99, hyper_lr: float = 1e-8) -> Step:
-    """MARTHE for the learning rate of SGD with momentum 0.9, by double backward."""
-    params, momentum, lr = list(module.parameters()), 0.9, 1e-3
+def classic(
+    module: nn.Module, lr: float = 1e-3, mu: float = 0.99, hyper_lr: float = 1e-8
+) -> tuple[Step, list[float]]:
+    """MARTHE for the learning rate of SGD with momentum 0.9; a step, and the h of each so far."""
+    params, momentum = list(module.parameters()), 0.9
     buffer, z, z_buffer = ([torch.zeros_like(p) for p in params] for _ in range(3))
+    losses: list[float] = []
     history: list[float] = []
 
     def step(batch: Any, val_batch: Any) -> None:
@@ -62,11 +65,11 @@ def classic(module: nn.Module, mu: float = 0.99, hyper_lr: float = 1e-8) -> Step
                 p.sub_(lr * buffer[i])
         val_loss = F.cross_entropy(module(val_batch[0]), val_batch[1])
         outer = torch.autograd.grad(val_loss, params)
-        h = sum(float((g * d).sum()) for g, d in [(_flat(outer), _flat(z))])
-        lr = max(lr - hyper_lr * h, 0.0)
-        history.append(loss.item() + val_loss.item())
+        history.append(float(_flat(outer) @ _flat(z)))
+        lr = max(lr - hyper_lr * history[-1], 0.0)
+        losses.extend([loss.item(), val_loss.item()])
 
-    return step
+    return step, history
 
 
 def _flat(tensors: Any) -> torch.Tensor:

@@ -179,6 +179,16 @@ def test_clipped_products_stay_inside():
     torch.testing.assert_close(clipped, [grads, want, aux])
 
 
+def test_a_fraction_at_its_own_weight_takes_no_more_than_the_whole():
+    problem = tanh_mlp()
+    v, _, whole, _ = products(atf.gauss_newton, problem, 20)
+    scaled = atf.scale_products(atf.on_fraction(atf.gauss_newton, 0.25), 0.25)
+    _, grads, part, _ = products(scaled, problem, v=v)
+    taken, all_of_it = ((flat(v) * flat(gv)).sum(1) for gv in (part, whole))
+    assert (taken > 0).all() and (taken <= all_of_it).all()
+    torch.testing.assert_close(grads, products(atf.exact, problem)[1])
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -316,3 +326,14 @@ def test_channels_last_gives_the_same_numbers(hvp):
     )
     _, *other = products(HVPS[hvp], turned, batch=(x.contiguous(**last), y), v=v)
     torch.testing.assert_close(other, plain)
+
+
+@pytest.mark.parametrize("preset", atf.presets)
+def test_presets_are_arguments_of_marthe(preset):
+    problem = conv_batchnorm(steps=3)
+    rule = atf.additive(1e-3)
+    tuner = atf.marthe(problem.loss_fn, atf.sgd(), hyper_update=rule, **atf.presets[preset])
+    state = start(problem, tuner, {"lr": 0.1})
+    for batch, val_batch in problem.batches:
+        state, info = tuner.step(state, batch, val_batch)
+    assert info.accepted and float(state.hparams["lr"]) != 0.1
