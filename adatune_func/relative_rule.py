@@ -45,7 +45,7 @@ OUTLIER = 10.0
 class RelativeState(NamedTuple):
     m: HParams
     r: HParams
-    count: HParams  # hypergradients seen; 0, as at the first step, and what is not finite left out
+    seen: HParams  # how many hypergradients so far, without those that are 0 or not finite
     step: Tensor
     halving: Tensor
     decay_m: Tensor
@@ -91,8 +91,8 @@ def relative(
         low, high = bounds(hparams, domains)
         raw = _mapped(_slope, signal.hypergrads, hparams)
         seen = tree_map(lambda d: d.isfinite() & (d != 0), raw)
-        usual = tree_map(lambda r, n: _unbiased(r, state.decay_r, n, 0.5), state.r, state.count)
-        d = tree_map(_clipped, raw, seen, usual, state.count)
+        usual = tree_map(lambda r, n: _unbiased(r, state.decay_r, n, 0.5), state.r, state.seen)
+        d = tree_map(_clipped, raw, seen, usual, state.seen)
         m = tree_map(
             lambda d, m, s: torch.where(s, state.decay_m * m + (1 - state.decay_m) * d, m),
             *(d, state.m, seen),
@@ -103,8 +103,8 @@ def relative(
             lambda d, r, s: torch.where(s, torch.hypot(keep * r, take * d), r),
             *(d, state.r, seen),
         )
-        count = tree_map(lambda n, s: n + s, state.count, seen)
-        moved = state._replace(m=m, r=r, count=count)
+        count = tree_map(lambda n, s: n + s, state.seen, seen)
+        moved = state._replace(m=m, r=r, seen=count)
         delta = tree_map(lambda *leaf: _delta(moved, *leaf), m, r, count, seen)
         return _mapped(_moved, hparams, delta, low, high), moved
 

@@ -102,6 +102,7 @@ METHODS: dict[str, Callable[..., atf.Tuner]] = {
     "marthe": lambda loss_fn, optimizer, hvp: atf.marthe(
         loss_fn, optimizer, hyper_update=_RULE, hvp=hvp
     ),
+    "marthe_relative": lambda loss_fn, optimizer, hvp: atf.marthe(loss_fn, optimizer, hvp=hvp),
     "marthe_adaptive": lambda loss_fn, optimizer, hvp: atf.marthe(
         loss_fn, optimizer, mu=atf.adaptive(), hyper_update=_RULE, hvp=hvp
     ),

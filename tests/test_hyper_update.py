@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from optree import tree_leaves, tree_map
 
 import adatune_func as atf
+from adatune_func.trees import tree_leaves, tree_map
 from tests.cases import OPTIMIZERS, start, tanh_mlp
 
 STARTS = {
