@@ -22,7 +22,9 @@ def provenance(arguments: Mapping[str, Any], device: str = "cpu") -> dict[str, A
         "python": platform.python_version(),
         "machine": torch.cuda.get_device_name() if device == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
-        "arguments": {name: str(value) for name, value in arguments.items()},
+        "arguments": {
+            name: str(value) for name, value in arguments.items() if name not in ("data", "output")
+        },
     }
 
 
