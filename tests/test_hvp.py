@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
-from optree import tree_leaves, tree_map
 from torch import nn
 from torch.func import hessian, jacrev
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import adatune_func as atf
 from adatune_func.recursion import gradient_of
+from adatune_func.trees import tree_leaves, tree_map
 from tests.cases import EXACT_HVPS, HVPS, PROBLEMS, conv_batchnorm, dropout_mlp, start, tanh_mlp
 
 MEANS = {  # equal to the exact product for a mean over samples without BatchNorm
@@ -20,6 +22,8 @@ MEANS = {  # equal to the exact product for a mean over samples without BatchNor
     "whole_fraction": atf.on_fraction(atf.exact, 1),
     "clipped_at_nothing": atf.clip_products(atf.exact, 1e9),
 }
+
+nothing: Any = None  # Info before the first step
 
 
 def directions(params, columns):
@@ -52,7 +56,7 @@ def dense(problem, fn, rows=None):
     return fn(w, lambda w: unflatten(w, problem.params), batch)
 
 
-def dense_hessian(problem, rows=None):
+def dense_hessian(problem, rows=None) -> Any:
     def matrix(w, tree, batch):
         # not torch.func.hessian: of a convolution before a BatchNorm it is wrong (torch 2.13)
         return torch.autograd.functional.hessian(
@@ -163,7 +167,7 @@ def test_an_accumulated_run_has_the_hypergradient_of_the_whole():
         tuner = atf.rtho(
             problem.loss_fn, atf.sgd(momentum=0.9), hyper_update=atf.additive(1e-2), hvp=hvp
         )
-        state = start(problem, tuner, {"lr": 0.1})
+        state, info = start(problem, tuner, {"lr": 0.1}), nothing
         for batch, val_batch in problem.batches:
             state, info = tuner.step(state, batch, val_batch)
         h.append(info.hypergrads["lr"])
@@ -300,7 +304,7 @@ def test_autocast_inside_the_loss_keeps_tangents_in_single_precision(problem, hv
         step = tuner.step
         if backend:
             step = torch.compile(step, fullgraph=True, backend=backend)
-        state = start(problem, tuner, {"lr": 0.1})
+        state, info = start(problem, tuner, {"lr": 0.1}), nothing
         for batch, val_batch in problem.batches:
             state, info = step(state, batch, val_batch)
         assert {leaf.dtype for leaf in tree_leaves((state.params, state.z))} == {torch.float32}
@@ -333,7 +337,7 @@ def test_presets_are_arguments_of_marthe(preset):
     problem = conv_batchnorm(steps=3)
     rule = atf.additive(1e-3)
     tuner = atf.marthe(problem.loss_fn, atf.sgd(), hyper_update=rule, **atf.presets[preset])
-    state = start(problem, tuner, {"lr": 0.1})
+    state, info = start(problem, tuner, {"lr": 0.1}), nothing
     for batch, val_batch in problem.batches:
         state, info = tuner.step(state, batch, val_batch)
     assert info.accepted and float(state.hparams["lr"]) != 0.1
