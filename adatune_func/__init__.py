@@ -14,7 +14,7 @@ from .hvp import (
     reverse_over_reverse,
     shared_product,
 )
-from .hvp_wrappers import accumulate, clip_products, on_fraction
+from .hvp_wrappers import accumulate, clip_products, on_fraction, scale_products
 from .hyper_update import DOMAINS, HyperUpdate, Signal, additive
 from .optimizers import Optimizer, adam, adamw, sgd
 from .presets import presets
@@ -49,6 +49,7 @@ __all__ = [
     "no_curvature",
     "on_fraction",
     "reverse_over_reverse",
+    "scale_products",
     "shared_product",
     # the discount mu
     "Discount",

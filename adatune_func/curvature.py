@@ -14,44 +14,42 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value, jvp, vjp
 
 from .columns import over_columns
 from .functional import ModelLoss
-from .hvp import first_column, in_words
+from .hvp import in_words
 from .recursion import Gradient
+from .trees import tree_map
 from .types import Batch, GradFn, Params, Products
 
 
-@in_words("forward-mode derivatives")
+@in_words("a second backward pass")
 def gauss_newton(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
     """``G v`` in place of ``H v``, 4 forward passes more a column where exact takes 6.
+
+    ``J v`` is the transpose of the pullback, itself a pullback: reverse mode alone, which does not
+    multiply the data's tangent, zero, through the first layer as torch's forward mode does.
 
     Raises:
         TypeError: when the loss function does not show where the model ends and the criterion
             begins; what ``functionalize`` returns does, ``ModelLoss(model_fn, criterion)`` too.
     """
     model_fn, criterion, buffers = _parts(grad_fn)
-
-    def forward(params: Params) -> tuple[Any, Any]:
-        def along(column: Params) -> Any:
-            return jvp(lambda p: model_fn(p, buffers, batch), (params,), (column,), has_aux=True)
-
-        outputs, tangents, moved = over_columns(along, v)
-        return first_column(outputs), (tangents, first_column(moved))
-
-    # One forward pass, hence one dropout mask, gives outputs, their tangents and the pullback.
-    output, pullback, (tangents, moved) = vjp(  # type: ignore[misc]  # has_aux returns three
-        forward, params, has_aux=True
+    # One forward pass, hence one dropout mask, for everything below.
+    output, pullback, moved = vjp(  # type: ignore[misc]  # has_aux returns three
+        lambda p: model_fn(p, buffers, batch), params, has_aux=True
     )
     slope, loss = grad_and_value(criterion)(output, batch)
+    _, push = vjp(lambda cotangent: pullback(cotangent)[0], tree_map(torch.zeros_like, output))  # type: ignore[misc]
 
-    def product(tangent: Any) -> Params:
-        _, bend = jvp(lambda o: grad(criterion)(o, batch), (output,), (tangent,))
+    def product(column: Params) -> Params:
+        bend = jvp(lambda o: grad(criterion)(o, batch), (output,), (push(column)[0],))[1]
         return pullback(bend)[0]
 
-    return pullback(slope)[0], over_columns(product, tangents), (loss, moved)
+    return pullback(slope)[0], over_columns(product, v), (loss, moved)
 
 
 def _parts(grad_fn: GradFn) -> tuple[Any, Any, dict[str, Tensor]]:

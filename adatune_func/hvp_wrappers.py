@@ -70,6 +70,22 @@ def accumulate(hvp: Hvp, parts: int) -> Hvp:
     return accumulated
 
 
+def scale_products(hvp: Hvp, factor: float) -> Hvp:
+    """``factor · Hv``: between no curvature, 0, and all of it, 1.
+
+    Under :func:`on_fraction` a factor below 1 pays. A few samples have larger curvature than the
+    batch along some direction, and a Z that grows there at each step soon is nothing but that. At
+    ``factor = fraction`` the product is what those samples contribute to the batch's: of a positive
+    semi-definite G it takes no more than G itself, so Z is bounded where it is with all of G.
+    """
+
+    def scaled(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
+        grads, products, aux = hvp(grad_fn, params, batch, v)
+        return grads, tree_map(lambda leaf: factor * leaf, products), aux
+
+    return scaled
+
+
 def clip_products(hvp: Hvp, c: float) -> Hvp:
     """Clip each entry of ``Hv`` to ``[-c, c]``: an outlier's blow to Z is bounded."""
 

@@ -5,8 +5,8 @@ the floors are matrix work over plain training:
 
 * ``exact``: whole curvature, validation batch. Floor 4.
 * ``balanced``: exact curvature of half the batch, judged by the next training batch. Floor 7/3.
-* ``fast``: Gauss-Newton curvature of a quarter of the batch, judged by the next training batch.
-  Floor 17/12. Needs a loss from ``functionalize`` (or a :class:`ModelLoss`).
+* ``fast``: Gauss-Newton curvature of a quarter of the batch at half its size, judged by the next
+  training batch. Floor 17/12. Needs a loss from ``functionalize`` (or a :class:`ModelLoss`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from typing import Any
 
 from .curvature import gauss_newton
 from .hvp import exact
-from .hvp_wrappers import on_fraction
+from .hvp_wrappers import on_fraction, scale_products
 
 presets: dict[str, dict[str, Any]] = {
     "exact": {"hvp": exact, "outer": "validation"},
     "balanced": {"hvp": on_fraction(exact, 1 / 2), "outer": "next_batch"},
-    "fast": {"hvp": on_fraction(gauss_newton, 1 / 4), "outer": "next_batch"},
+    "fast": {
+        "hvp": scale_products(on_fraction(gauss_newton, 1 / 4), 1 / 2),
+        "outer": "next_batch",
+    },
 }

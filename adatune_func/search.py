@@ -67,7 +67,7 @@ def sweep(
     states: Sequence[TunerState],
     batches: Batches,
     *,
-    loop: bool | None = None,
+    loop: bool = False,
     wrap: Callable[..., Any] = lambda step: step,
 ) -> Sweep:
     """Train N runs side by side on the same batches; each is what it would be alone.
@@ -79,9 +79,9 @@ def sweep(
             differ in numbers (mu, hyper_lr, alpha), not in kind.
         states: one a member, such as ``[tuner.init(params, {"lr": lr}) for lr in lrs]``.
         batches: pairs ``(batch, val_batch)``, or ``(batch,)`` with the outer loss "next_batch".
-        loop: step the members one after the other instead of as one vmapped step. By default where
-            the model has convolutions: vmap over their weights makes grouped ones, which are slower
-            (``benchmarks/population.py``).
+        loop: step the members one after the other instead of as one vmapped step, for models that
+            vmap does not take or whose members fill the machine alone: under vmap a convolution
+            becomes a grouped one. For LeNet it pays all the same (``benchmarks/population.py``).
         wrap: compile the step by ``functools.partial(torch.compile, fullgraph=True)``.
 
     Raises:
@@ -95,9 +95,7 @@ def sweep(
     >>> [round(row["loss"], 3) for row in table(sweep(tuner, states, [(batch, batch)] * 10))]
     [0.012, 0.0]
     """
-    if not states:
-        raise ValueError("a population needs at least one state")
-    return _runner(tuner, states[0], loop, wrap)(states, batches)
+    return _runner(tuner, loop, wrap)(states, batches)
 
 
 def table(sweep: Sweep, tail: float = 0.1) -> list[dict[str, float]]:
@@ -138,7 +136,7 @@ def find_hyper_lr(
     *,
     members: int = 13,
     slack: float = 0.05,
-    loop: bool | None = None,
+    loop: bool = False,
     wrap: Callable[..., Any] = lambda step: step,
 ) -> Found:
     """The largest hyper-learning-rate, then the largest alpha, with which short runs stay stable.
@@ -148,16 +146,18 @@ def find_hyper_lr(
 
         β_k = r |η_k| / rms(h_k) ,    α = a min_k β_k / (rms(h_k) |η_k|)
 
-    with r = 1e-4 ... 1000 first, then between the neighbours of the best, then a = 1e-5 ... 10. Each
-    round restarts all runs from ``state``. A run is stable when it has no null step, a finite loss
-    and no hyperparameter at 0 that started above; of the stable ones whose validation loss at the
-    end is within ``slack`` of the lowest, the largest is taken. Each round has 0 among its
-    ratios: where nothing helps, the answer is 0.
+    with r = 1e-4 ... 1000 first, then between the neighbours of the best, then a = 1e-5 ... 10.
+    Each round restarts all runs from ``state``. A run is stable when it has no null step, a finite
+    loss and no hyperparameter at 0 that started above; of the stable ones whose validation loss at
+    the end is within ``slack`` of the lowest, the largest is taken. Each round has 0 among its
+    ratios: where nothing helps, the answer is 0. β drifts by α for as long as a run lasts, so a
+    tenth of the largest stable α is returned. What is stable for the steps of the search need not
+    be for a longer run (``benchmarks/LOG.md`` has a case): let it see as many as you can pay for.
 
     Args:
         tuner: with the additive rule, of any hyper_lr.
         state: where every run starts, as ``tuner.init`` returns it.
-        batches: one list for all runs; 50 to 100 pairs, or the length of an epoch if that is less.
+        batches: one list for all runs, better as long as the run itself than short.
         members: runs a round, at least 4.
         slack: relative; more is bolder.
         loop, wrap: as :func:`sweep` takes them.
@@ -177,8 +177,8 @@ def find_hyper_lr(
     if members < 4:
         raise ValueError(f"a round needs at least 4 members, got {members}")
     batches = list(batches)
-    run = _runner(tuner, state, loop, wrap)
-    still = _runner(tuner, state, loop, lambda step: step)([_with(state, {}, 0.0)], batches)
+    run = _runner(tuner, loop, wrap)
+    still = _runner(tuner, loop, lambda step: step)([_with(state, {}, 0.0)], batches)
     scale = _scales(state, still)
 
     rows: list[dict[str, float]] = []
@@ -208,7 +208,7 @@ def find_hyper_lr(
     center = math.log10(ratio)
     ratio = search(center - gap, center + gap, lambda r: (betas(r), 0.0))
     unit = min(betas(ratio)[name] / (h * eta) for name, (eta, h) in scale.items())
-    a = search(-5.0, 1.0, lambda a: (betas(ratio), a * unit))
+    a = 0.1 * search(-5.0, 1.0, lambda a: (betas(ratio), a * unit))
     return Found(betas(ratio), a * unit, rows)
 
 
@@ -248,21 +248,15 @@ def _named(hparams: HParams, suffix: str) -> dict[str, Any]:
     return dict(zip(names, tree_leaves(hparams), strict=True))
 
 
-def _has_convolutions(state: TunerState) -> bool:
-    """A weight of three or more dimensions: nothing else in common networks has one."""
-    return any(leaf.ndim > 2 for leaf in tree_leaves(state.params))
-
-
 def _runner(
-    tuner: Tuner, like: TunerState, loop: bool | None, wrap: Callable[..., Any]
+    tuner: Tuner, loop: bool, wrap: Callable[..., Any]
 ) -> Callable[[Sequence[TunerState], Batches], Sweep]:
     """A sweep with its step, so that several sweeps of one size compile once."""
-    looping = _has_convolutions(like) if loop is None else loop
-    step = _looped(wrap(tuner.step)) if looping else wrap(_vmapped(tuner.step))
+    step = _looped(wrap(tuner.step)) if loop else wrap(_vmapped(tuner.step))
 
     def run(states: Sequence[TunerState], batches: Batches) -> Sweep:
         stacked, infos = stack(states), []
-        moved = list(states) if looping else stacked
+        moved = list(states) if loop else stacked
         for batch in batches:
             moved, info = step(moved, *batch)
             infos.append(info)

@@ -16,6 +16,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,10 @@ STRATEGIES: dict[str, Sequence[Any]] = {
     "gauss_newton": [atf.gauss_newton],
     "gauss_newton on 1/4": [atf.on_fraction(atf.gauss_newton, 1 / 4)],
     "gauss_newton on 1/8": [atf.on_fraction(atf.gauss_newton, 1 / 8)],
+    "exact on 1/4, halved": [atf.scale_products(atf.on_fraction(atf.exact, 1 / 4), 1 / 2)],
+    "gauss_newton on 1/4, halved": [
+        atf.scale_products(atf.on_fraction(atf.gauss_newton, 1 / 4), 1 / 2)
+    ],
     "finite_difference": [atf.finite_difference()],
     "central_difference": [atf.finite_difference(central=True)],
     "exact each 4th step": [atf.exact, *[atf.no_curvature] * 3],
@@ -46,14 +51,14 @@ STRATEGIES: dict[str, Sequence[Any]] = {
 COLUMNS = ["strategy", "cosine", "smallest cosine", "norm", "hypergradient error", "loss"]
 
 
-def compiled_steps(loss_fn: Any, optimizer: Any, strategies: Sequence[str]) -> dict[str, list[Any]]:
+def steps_of(
+    loss_fn: Any, optimizer: Any, strategies: Sequence[str], eager: bool
+) -> dict[str, list[Any]]:
     """Each strategy's steps; mu and learning rate are in the state, so one graph serves all."""
+    compiled = (lambda step: step) if eager else partial(torch.compile, fullgraph=True)
     hvps = {id(hvp): hvp for strategy in strategies for hvp in STRATEGIES[strategy]}
     steps = {
-        key: torch.compile(
-            atf.marthe(loss_fn, optimizer, hyper_update=atf.additive(0.0), hvp=hvp).step,
-            fullgraph=True,
-        )
+        key: compiled(atf.marthe(loss_fn, optimizer, hyper_update=atf.additive(0.0), hvp=hvp).step)
         for key, hvp in hvps.items()
     }
     return {strategy: [steps[id(hvp)] for hvp in STRATEGIES[strategy]] for strategy in strategies}
@@ -131,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--eager", action="store_true", help="for short runs of small networks")
     parser.add_argument("--data", default="data")
     parser.add_argument("--output", type=Path, default=record.RESULTS / "curvature.json")
     arguments = parser.parse_args(argv)
@@ -141,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         module = smooth(model.build()) if name.endswith("_smooth") else model.build()
         loss_fn, params, buffers = atf.functionalize(module, F.cross_entropy)
         optimizer = atf.sgd(momentum=0.9)
-        steps = compiled_steps(loss_fn, optimizer, ["exact", *arguments.strategies])
+        steps = steps_of(loss_fn, optimizer, ["exact", *arguments.strategies], arguments.eager)
         for learning_rate, mu in itertools.product(arguments.learning_rates, arguments.mu):
             began = time.perf_counter()
             tuner = atf.marthe(loss_fn, optimizer, mu=mu, hyper_update=atf.additive(0.0))

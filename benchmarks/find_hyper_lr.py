@@ -85,14 +85,13 @@ def compare(network: str, optimizer: str, args: argparse.Namespace) -> dict[str,
     tuner, state = start(0.0, 0.0)
     began = time.perf_counter()
     short = list(islice(batches(digits, args.batch_size, args.seed), args.search_steps))
-    options = {"loop": False} if args.vmap else {}
-    found = search.find_hyper_lr(tuner, state, short, members=args.members, **options)
+    found = search.find_hyper_lr(tuner, state, short, members=args.members)
     seconds = time.perf_counter() - began
 
     settings = [(found.hyper_lr, found.alpha), (found.hyper_lr, 0.0), *((b, 0.0) for b in grid)]
     states = [start(*setting)[1] for setting in settings]
     long = islice(batches(digits, args.batch_size, args.seed + 2), args.steps)
-    result = search.sweep(tuner, states, long, **options)
+    result = search.sweep(tuner, states, long)
     rows = [
         {"hyper_lr": beta["lr"] if isinstance(beta, dict) else beta, "alpha": alpha, "test": test}
         | row
@@ -153,7 +152,7 @@ def draw() -> None:
         bottom.sharex(top)
     axes[0][0].set_ylabel("validation loss after the search's run")
     axes[1][0].set_ylabel("test accuracy of the full run, %")
-    axes[0][0].legend(fontsize=7)
+    axes[0][-1].legend(fontsize=7, loc="upper right")
     figure.tight_layout()
     figure.savefig(RESULT.with_suffix(".png"), dpi=110)
 
@@ -169,7 +168,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--search-steps", type=int, default=50)
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--members", type=int, default=13)
-    parser.add_argument("--vmap", action="store_true", help="vmap convolutions too")
     parser.add_argument("--draw", action="store_true", help="only draw the figure")
     args = parser.parse_args(argv)
     if not args.draw:

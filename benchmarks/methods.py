@@ -90,10 +90,8 @@ METHODS: dict[str, Method] = {
     "finite_difference": Method(marthe(atf.finite_difference()), 3.0),
     "gauss_newton": Method(marthe(atf.gauss_newton), 10 / 3),
     "no_curvature": Method(marthe(atf.no_curvature), 2.0),
-    "gauss_newton on 1/4, next batch": Method(
-        marthe(atf.on_fraction(atf.gauss_newton, 1 / 4), "next_batch"), 17 / 12
-    ),
-    "exact on 1/2, next batch": Method(marthe(_part(2), "next_batch"), 7 / 3),
+    "balanced": Method(marthe(**atf.presets["balanced"]), 7 / 3),
+    "fast": Method(marthe(**atf.presets["fast"]), 17 / 12),
     "exact on 1/4": Method(marthe(_part(4)), 8 / 3),
     "exact on 1/4, validation on 1/4": Method(quarter_validation(_part(4)), 23 / 12),
     "exact on 1/4, next batch": Method(marthe(_part(4), "next_batch"), 5 / 3),

@@ -179,6 +179,16 @@ def test_clipped_products_stay_inside():
     torch.testing.assert_close(clipped, [grads, want, aux])
 
 
+def test_a_fraction_at_its_own_weight_takes_no_more_than_the_whole():
+    problem = tanh_mlp()
+    v, _, whole, _ = products(atf.gauss_newton, problem, 20)
+    scaled = atf.scale_products(atf.on_fraction(atf.gauss_newton, 0.25), 0.25)
+    _, grads, part, _ = products(scaled, problem, v=v)
+    taken, all_of_it = ((flat(v) * flat(gv)).sum(1) for gv in (part, whole))
+    assert (taken > 0).all() and (taken <= all_of_it).all()
+    torch.testing.assert_close(grads, products(atf.exact, problem)[1])
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
