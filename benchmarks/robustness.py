@@ -225,7 +225,8 @@ def run_grid(args: argparse.Namespace) -> None:
     epochs = args.epochs or task.epochs
     steps = epochs * (len(images.train.labels) // task.batch_size)
     path = record.RESULTS / f"robustness_{args.task}.json"
-    origin = record.provenance({**vars(args), "epochs": epochs, "steps": steps})
+    said = {name: value for name, value in vars(args).items() if name != "data"}
+    origin = record.provenance({**said, "epochs": epochs, "steps": steps})
     for optimizer in args.optimizers:
         for method in args.methods:
             wanted = [(s, seed) for seed in args.seeds for s in args.starts]
