@@ -29,9 +29,10 @@ def tree_leaves(tree: PyTree) -> list[Any]:
 
 
 def dot(a: PyTree, b: PyTree) -> Tensor:
-    """``<a, b>`` over all leaves, 0-d; no leaves give 0."""
+    """``<a, b>`` over all leaves, 0-d."""
     pairs = zip(tree_leaves(a), tree_leaves(b), strict=True)
-    return sum(((x * y).sum() for x, y in pairs), start=torch.zeros(()))
+    products: list[Tensor] = [(x * y).sum() for x, y in pairs]
+    return sum(products[1:], start=products[0])
 
 
 def norm(tree: PyTree) -> Tensor:

@@ -85,19 +85,17 @@ def write_config(folder: Path, args: argparse.Namespace) -> None:
     write(folder / "config.json", json.dumps(kept, indent=1) + "\n")
 
 
-def read_config(folder: Path, script: str) -> dict[str, Any]:
-    """The options of the run of ``script`` in ``folder``."""
+def read_config(folder: Path) -> dict[str, Any]:
+    """The options of the run in ``folder``."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"--resume: {folder} holds no run, there is no config.json") from None
+        raise ValueError(f"{folder} holds no run, there is no config.json") from None
     except ValueError:
         config = None
     if not isinstance(config, dict):
-        raise ValueError(f"--resume: {path} is damaged")
-    if config.get("script", script) != script:
-        raise ValueError(f"--resume: {folder} holds a run of {config['script']}, not of {script}")
+        raise ValueError(f"{path} is damaged")
     return config
 
 

@@ -145,7 +145,7 @@ def main(
         if args.resume:
             if args.out:
                 raise ValueError("--resume DIR continues in DIR: leave out --out")
-            parser.set_defaults(**outputs.read_config(Path(args.resume), parser.prog))
+            parser.set_defaults(**_config_of(args.resume, parser.prog))
         args = parser.parse_args(argv)
         args.script = parser.prog
         args.out = args.resume or args.out or str(Path("runs") / _name(parser, args))
@@ -156,6 +156,13 @@ def main(
         print(f"stopped; continue with --resume {args.out}", file=sys.stderr)
         return 130
     return 0
+
+
+def _config_of(folder: str, script: str) -> dict[str, Any]:
+    config = outputs.read_config(Path(folder))
+    if config.get("script") != script:
+        raise ValueError(f"{folder} holds a run of {config.get('script')}, not of {script}")
+    return config
 
 
 def _name(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str:

@@ -107,9 +107,9 @@ BOTH = {
     "--out /proc/new/run": "cannot make /proc/new/run",
     "--dataset mnist --data-root file": "MNIST cannot be read or written under 'file'",
     "--dataset mnist --data-root cut": "files of MNIST under 'cut' are damaged or cut short",
-    "--resume none": "--resume: none holds no run, there is no config.json",
-    "--resume empty": "--resume: empty holds no run",
-    "--resume file": "--resume: file holds no run",
+    "--resume none": "none holds no run, there is no config.json",
+    "--resume empty": "empty holds no run",
+    "--resume file": "file holds no run",
     "--resume runs/there --out new": "leave out --out",
 }
 
@@ -244,7 +244,7 @@ def test_a_download_without_network(capsys, tmp_path, monkeypatch):
     ("script", "options", "words"),
     [("rtho", "--lr nan", "--lr: must be a finite number"),
      ("rtho", "--network alexnet", "no network is called 'alexnet'"),
-     ("baselines", "--resume empty", "--resume: empty holds no run")],
+     ("baselines", "--resume empty", "empty holds no run")],
 )  # fmt: skip
 def test_as_a_command(tmp_path, script, options, words):
     root = Path(__file__).parents[1]
