@@ -43,7 +43,7 @@ def gauss_newton(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Pr
         lambda p: model_fn(p, buffers, batch), params, has_aux=True
     )
     slope, loss = grad_and_value(criterion)(output, batch)
-    _, push = vjp(lambda cotangent: pullback(cotangent)[0], tree_map(torch.zeros_like, output))  # type: ignore[misc]
+    push = vjp(lambda cotangent: pullback(cotangent)[0], tree_map(torch.zeros_like, output))[1]
 
     def product(column: Params) -> Params:
         bend = jvp(lambda o: grad(criterion)(o, batch), (output,), (push(column)[0],))[1]
@@ -53,9 +53,9 @@ def gauss_newton(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Pr
 
 
 def _parts(grad_fn: GradFn) -> tuple[Any, Any, dict[str, Tensor]]:
-    loss_fn = grad_fn.loss_fn if isinstance(grad_fn, Gradient) else None
-    if isinstance(grad_fn, Gradient) and isinstance(loss_fn, ModelLoss):
-        return loss_fn.model_fn, loss_fn.criterion, grad_fn.buffers
+    if isinstance(grad_fn, Gradient) and isinstance(grad_fn.loss_fn, ModelLoss):
+        model_fn, criterion = grad_fn.loss_fn
+        return model_fn, criterion, grad_fn.buffers
     raise TypeError(
         "gauss_newton has to see where the model ends and the criterion begins: take the loss_fn "
         "that functionalize(model, criterion) returns, or ModelLoss(model_fn, criterion)"

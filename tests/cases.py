@@ -85,7 +85,7 @@ HVPS: dict[str, Any] = {
     "central_difference": atf.finite_difference(central=True),
     "no_curvature": atf.no_curvature,
     "gauss_newton": atf.gauss_newton,
-    "on_fraction": atf.on_fraction(atf.exact, 1 / 2),
+    "on_fraction": atf.scale_products(atf.on_fraction(atf.exact, 1 / 2), 1 / 2),
     "accumulated": atf.clip_products(atf.accumulate(atf.exact, 2), 10.0),
 }
 

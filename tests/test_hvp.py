@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.func import hessian, jacrev
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -22,8 +20,6 @@ MEANS = {  # equal to the exact product for a mean over samples without BatchNor
     "whole_fraction": atf.on_fraction(atf.exact, 1),
     "clipped_at_nothing": atf.clip_products(atf.exact, 1e9),
 }
-
-nothing: Any = None  # Info before the first step
 
 
 def directions(params, columns):
@@ -49,14 +45,24 @@ def unflatten(vector, like):
     return dict(zip(sorted(like), shaped, strict=True))
 
 
-def dense(problem, fn, rows=None):
+def dense(problem, fn, rows=None) -> Tensor:
     """``fn(flat params -> what) -> matrix`` at the problem's start, by reverse mode alone."""
     w = flat(tree_map(lambda p: p[None], problem.params))[0]
     batch = tree_map(lambda leaf: leaf[:rows], problem.batches[0][0])
     return fn(w, lambda w: unflatten(w, problem.params), batch)
 
 
-def dense_hessian(problem, rows=None) -> Any:
+def trained(problem, tuner, step=None):
+    """State and info after all batches."""
+    state, info = start(problem, tuner, {"lr": 0.1}), None
+    for batch, val_batch in problem.batches:
+        state, info = (step or tuner.step)(state, batch, val_batch)
+        assert info.accepted
+    assert info is not None
+    return state, info
+
+
+def dense_hessian(problem, rows=None) -> Tensor:
     def matrix(w, tree, batch):
         # not torch.func.hessian: of a convolution before a BatchNorm it is wrong (torch 2.13)
         return torch.autograd.functional.hessian(
@@ -66,7 +72,7 @@ def dense_hessian(problem, rows=None) -> Any:
     return dense(problem, matrix, rows)
 
 
-def dense_gauss_newton(problem):
+def dense_gauss_newton(problem) -> Tensor:
     model_fn, criterion = problem.loss_fn
 
     def matrix(w, tree, batch):
@@ -167,10 +173,7 @@ def test_an_accumulated_run_has_the_hypergradient_of_the_whole():
         tuner = atf.rtho(
             problem.loss_fn, atf.sgd(momentum=0.9), hyper_update=atf.additive(1e-2), hvp=hvp
         )
-        state, info = start(problem, tuner, {"lr": 0.1}), nothing
-        for batch, val_batch in problem.batches:
-            state, info = tuner.step(state, batch, val_batch)
-        h.append(info.hypergrads["lr"])
+        h.append(trained(problem, tuner)[1].hypergrads["lr"])
     torch.testing.assert_close(h[0], h[1], rtol=1e-10, atol=0)
 
 
@@ -304,9 +307,7 @@ def test_autocast_inside_the_loss_keeps_tangents_in_single_precision(problem, hv
         step = tuner.step
         if backend:
             step = torch.compile(step, fullgraph=True, backend=backend)
-        state, info = start(problem, tuner, {"lr": 0.1}), nothing
-        for batch, val_batch in problem.batches:
-            state, info = step(state, batch, val_batch)
+        state, info = trained(problem, tuner, step)
         assert {leaf.dtype for leaf in tree_leaves((state.params, state.z))} == {torch.float32}
         h.append(float(info.hypergrads["lr"]))
     assert h[0] != h[1]
@@ -337,7 +338,5 @@ def test_presets_are_arguments_of_marthe(preset):
     problem = conv_batchnorm(steps=3)
     rule = atf.additive(1e-3)
     tuner = atf.marthe(problem.loss_fn, atf.sgd(), hyper_update=rule, **atf.presets[preset])
-    state, info = start(problem, tuner, {"lr": 0.1}), nothing
-    for batch, val_batch in problem.batches:
-        state, info = tuner.step(state, batch, val_batch)
-    assert info.accepted and float(state.hparams["lr"]) != 0.1
+    state, _ = trained(problem, tuner)
+    assert float(state.hparams["lr"]) != 0.1
