@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,13 +27,13 @@ from benchmarks import record
 STARTS = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1]
 #: Their hyper-learning-rates for logistic regression.
 HYPER_LR = {"sgd": 1e-3, "adam": 1e-7}
-LEVEL = 0.29  # training loss; plain Adam at 1e-3 takes some 2,000 iterations
+LEVEL = 0.29  # training loss; Adam at a constant 1e-3 takes 800 iterations
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data-root", default="data")
-    parser.add_argument("--steps", type=int, default=9000)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--every", type=int, default=100, help="steps between looks at the loss")
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
@@ -65,11 +66,13 @@ def run(
     states = [tuner.init(params, hparams={"lr": lr}, buffers=buffers) for lr in STARTS]
     state = tree_map(lambda *leaves: torch.stack(leaves), *states)
     step = torch.func.vmap(tuner.step, in_dims=(0, None))
-    losses, lrs = [whole_loss(mnist, state.params)], [state.hparams["lr"]]
+    images = data.normalize(mnist.train.images, mnist.mean, mnist.std).flatten(1)
+    look = partial(whole_loss, images, mnist.train.labels)
+    losses, lrs = [look(state.params)], [state.hparams["lr"]]
     for t, batch in enumerate(data.train_batches(mnist, 128, seed=seed), 1):
         state, _ = step(state, batch)
         if t % every == 0:
-            losses.append(whole_loss(mnist, state.params))
+            losses.append(look(state.params))
             lrs.append(state.hparams["lr"])
         if t == steps:
             break
@@ -89,11 +92,10 @@ def run(
     ]
 
 
-def whole_loss(mnist: data.ImageData, params: dict[str, Tensor]) -> Tensor:
-    """The loss on the training split for each of the stacked parameters, shape (starts,)."""
-    images = data.normalize(mnist.train.images, mnist.mean, mnist.std).flatten(1)
-    logits = torch.einsum("nd,kcd->knc", images, params["1.weight"]) + params["1.bias"][:, None]
-    return torch.stack([F.cross_entropy(each, mnist.train.labels) for each in logits])
+def whole_loss(images: Tensor, labels: Tensor, params: dict[str, Tensor]) -> Tensor:
+    """The loss on all (N, 784) images for each of the stacked parameters, shape (starts,)."""
+    weights = zip(params["1.weight"], params["1.bias"], strict=True)
+    return torch.stack([F.cross_entropy(F.linear(images, w, b), labels) for w, b in weights])
 
 
 def draw(result: dict[str, Any], path: str) -> None:

@@ -13,6 +13,9 @@ import torch
 
 RESULTS = Path(__file__).parent / "results"
 
+#: Arguments that say where things lie on one machine: no part of a result.
+_PLACES = ("data", "data_root", "output", "out", "model_loc", "resume")
+
 
 def provenance(arguments: Mapping[str, Any], device: str = "cpu") -> dict[str, Any]:
     """What a number needs beside it to be checked: versions, machine, threads, date, arguments."""
@@ -22,9 +25,7 @@ def provenance(arguments: Mapping[str, Any], device: str = "cpu") -> dict[str, A
         "python": platform.python_version(),
         "machine": torch.cuda.get_device_name() if device == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
-        "arguments": {
-            name: str(value) for name, value in arguments.items() if name not in ("data", "output")
-        },
+        "arguments": {name: str(v) for name, v in arguments.items() if name not in _PLACES},
     }
 
 
