@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--data-root", default="data")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--every", type=int, default=100, help="steps between looks at the loss")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=1)
     args = parser.parse_args()
     mnist = data.load("mnist", args.data_root)
     rows = [
