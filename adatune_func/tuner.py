@@ -81,7 +81,7 @@ def marthe(
     loss_fn: LossFn,
     optimizer: Optimizer,
     *,
-    mu: float | Discount = 0.997,
+    mu: float | Discount = 0.99,
     hyper_update: HyperUpdate = relative(),
     hvp: Hvp = exact,
     outer: Outer = "validation",

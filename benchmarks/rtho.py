@@ -32,9 +32,9 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--mu",
         type=discount,
-        default=0.997,
+        default=0.99,
         metavar="X",
-        help="discount: 1 is RTHO, 0 HD on validation, below 0 adapts it (0.997)",
+        help="discount: 1 is RTHO, 0 HD on validation, below 0 adapts it (0.99)",
     )
     add(
         "--hyper-lr",

@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(image_data.SOURCES)} (digits, which needs no download)",
     )
     add("--data-root", default="data", metavar="DIR", help="where data sets lie (data)")
-    add("--num-epoch", type=count, default=30, metavar="N", help="passes over the data (30)")
+    add("--num-epoch", type=count, default=20, metavar="N", help="passes over the data (20)")
     add("--max-steps", type=count, metavar="N", help="stop after so many steps")
     add("--batch-size", type=count, default=64, metavar="N", help="images a step (64)")
     add("--optimizer", choices=("sgd", "adam", "adamw"), default="sgd", help="(sgd)")

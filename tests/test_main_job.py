@@ -32,7 +32,7 @@ def test_a_short_run_leaves_its_folder(tmp_path, capsys):
 
 
 @pytest.mark.acceptance
-@pytest.mark.parametrize(("dataset", "epochs", "goal"), [("digits", 30, 0.97), ("mnist", 3, 0.985)])
+@pytest.mark.parametrize(("dataset", "epochs", "goal"), [("digits", 20, 0.97), ("mnist", 3, 0.985)])
 def test_the_main_job_reaches_its_accuracy(dataset, epochs, goal, tmp_path):
     root = os.environ.get("DATA_ROOT", "data")
     if dataset == "mnist" and not (Path(root) / "MNIST").is_dir():
