@@ -1,0 +1,118 @@
+# %% [markdown]
+# # First steps
+#
+# A small network learns to read digits. Its learning rate starts far too low, and tunes itself
+# while the network trains. The data are real, 8 x 8 scans that come with scikit-learn.
+
+# %%
+import itertools
+import os
+
+import matplotlib.pyplot as plt
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import adatune_func as atf
+from adatune_func import data
+
+SMALL = "SMALL" in os.environ  # a few steps only: the tests run the notebooks that way
+STEPS = 10 if SMALL else 250
+plt.style.use("plain.mplstyle")
+
+digits = data.load("digits")
+_, axes = plt.subplots(1, 10, figsize=(9, 1))
+for axis, image in zip(axes, digits.train.images, strict=False):
+    axis.imshow(image[0], cmap="gray_r")
+    axis.axis("off")
+plt.show()
+
+# %% [markdown]
+# `functionalize` turns a module and a criterion into a pure function and the values to start from.
+
+# %%
+torch.manual_seed(0)
+model = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 64), nn.ReLU(), nn.Linear(64, 10))
+loss_fn, params, buffers = atf.functionalize(model, F.cross_entropy)
+
+# %% [markdown]
+# The tuner has two functions. `init` makes a state: what is named in `hparams` is tuned. `step`
+# trains one batch, judges the result on a validation batch, and moves lr. One loop does for all
+# runs below. (In a long run, compile it: `step = torch.compile(tuner.step, fullgraph=True)`.)
+
+
+# %%
+def train(tuner, hparams):
+    state = tuner.init(params, hparams, buffers)
+    train_batches = data.train_batches(digits, 64, seed=0)
+    val_batches = data.validation_batches(digits, 64, seed=0)
+    infos, lrs = [], []
+    for _ in range(STEPS):
+        lrs.append(float(state.hparams["lr"]))
+        state, info = tuner.step(state, next(train_batches), next(val_batches))
+        infos.append(info)
+    return state, infos, lrs
+
+
+def accuracy(state):
+    atf.write_back(model, state)  # back into the nn.Module
+    images = data.normalize(digits.test.images, digits.mean, digits.std)
+    return float((model(images).argmax(1) == digits.test.labels).float().mean())
+
+
+sgd = atf.sgd(momentum=0.9)
+runs = {
+    "tuned": train(atf.marthe(loss_fn, sgd), {"lr": 1e-5}),
+    "constant": train(atf.plain(loss_fn, sgd), {"lr": 1e-5}),
+}
+
+# %%
+_, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
+for name, (_, infos, lrs) in runs.items():
+    left.plot(lrs, label=name)
+    right.plot([info.loss for info in infos], label=name)
+left.set(title="learning rate", xlabel="step", yscale="log")
+right.set(title="training loss", xlabel="step", yscale="log")
+left.legend()
+plt.show()
+
+# %% [markdown]
+# lr climbs by at most 10 % a step, over decades, until more would no longer lower the validation
+# loss. Is the result any good? Here are constant learning rates beside it, on the test images,
+# which no run has seen. They train side by side, as one vmapped step.
+
+# %%
+plain = atf.plain(loss_fn, sgd)
+constants = [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0]
+states = [plain.init(params, {"lr": lr}, buffers) for lr in constants]
+batches = itertools.islice(data.train_batches(digits, 64, seed=0), STEPS)
+sweep = atf.search.sweep(plain, states, ((batch,) for batch in batches))
+print(f"tuned from 1e-05  {accuracy(runs['tuned'][0]):6.1%}")
+for lr, state in zip(constants, atf.search.unstack(sweep.state), strict=True):
+    print(f"constant {lr:<8g} {accuracy(state):6.1%}")
+
+# %% [markdown]
+# A start that is too high is another matter: the first step already ruins the network. Such a step
+# is a null step: the state stays as it was, lr is lowered, and `info.accepted` is False.
+
+# %%
+state, infos, lrs = train(atf.marthe(loss_fn, sgd), {"lr": 100.0})
+refused = [t for t, info in enumerate(infos) if not info.accepted]
+_, axis = plt.subplots(figsize=(5.4, 3))
+axis.plot(lrs, label="tuned from 100")
+axis.plot(refused, [lrs[t] for t in refused], ".", label="null steps")
+axis.set(title="learning rate", xlabel="step", yscale="log")
+axis.legend()
+plt.show()
+print(f"{len(refused)} null steps, test accuracy {accuracy(state):.1%}")
+
+# %% [markdown]
+# Any hyperparameter of the optimizer can join, each for one Hessian-vector product more a step.
+
+# %%
+start = {"lr": 1e-5, "weight_decay": 1e-3}
+state, infos, _ = train(atf.marthe(loss_fn, sgd), start)
+for name, value in state.hparams.items():
+    mean = torch.stack([info.hypergrads[name] for info in infos]).mean()
+    print(f"{name:12s} {start[name]:g} -> {value:.2g}, mean hypergradient {mean:+.2g}")
+print(f"test accuracy {accuracy(state):.1%}")
