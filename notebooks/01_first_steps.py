@@ -17,7 +17,7 @@ import adatune_func as atf
 from adatune_func import data
 
 SMALL = "SMALL" in os.environ  # a few steps only: the tests run the notebooks that way
-STEPS = 10 if SMALL else 250
+STEPS = 10 if SMALL else 200
 plt.style.use("plain.mplstyle")
 
 digits = data.load("digits")
@@ -66,11 +66,18 @@ runs = {
     "constant": train(atf.plain(loss_fn, sgd), {"lr": 1e-5}),
 }
 
+
 # %%
+def mark_null_steps(axis, infos, lrs):
+    refused = [t for t, info in enumerate(infos) if not info.accepted]
+    axis.plot(refused, [lrs[t] for t in refused], "ko", markersize=4, label="null steps")
+
+
 _, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
 for name, (_, infos, lrs) in runs.items():
     left.plot(lrs, label=name)
-    right.plot([info.loss for info in infos], label=name)
+    right.plot([info.loss for info in infos])
+mark_null_steps(left, *runs["tuned"][1:])
 left.set(title="learning rate", xlabel="step", yscale="log")
 right.set(title="training loss", xlabel="step", yscale="log")
 left.legend()
@@ -92,19 +99,19 @@ for lr, state in zip(constants, atf.search.unstack(sweep.state), strict=True):
     print(f"constant {lr:<8g} {accuracy(state):6.1%}")
 
 # %% [markdown]
-# A start that is too high is another matter: the first step already ruins the network. Such a step
-# is a null step: the state stays as it was, lr is lowered, and `info.accepted` is False.
+# The black dots are null steps. Where a step would make the validation loss explode, the state
+# stays as it was, lr is lowered, and `info.accepted` is False. A start that is far too high is
+# left that way.
 
 # %%
 state, infos, lrs = train(atf.marthe(loss_fn, sgd), {"lr": 100.0})
-refused = [t for t, info in enumerate(infos) if not info.accepted]
 _, axis = plt.subplots(figsize=(5.4, 3))
 axis.plot(lrs, label="tuned from 100")
-axis.plot(refused, [lrs[t] for t in refused], ".", label="null steps")
+mark_null_steps(axis, infos, lrs)
 axis.set(title="learning rate", xlabel="step", yscale="log")
 axis.legend()
 plt.show()
-print(f"{len(refused)} null steps, test accuracy {accuracy(state):.1%}")
+print(f"test accuracy {accuracy(state):.1%}")
 
 # %% [markdown]
 # Any hyperparameter of the optimizer can join, each for one Hessian-vector product more a step.

@@ -181,6 +181,9 @@ for k, mu in enumerate(MUS):
 right.plot(fixed[1][:, best], "k--", linewidth=1, label=f"best constant lr, {constants[best]:g}")
 left.set(title="learning rate", xlabel="step", yscale="log")
 right.set(title="outer loss", xlabel="step", yscale="log")
+ticks = [0.02, 0.05, 0.1, 0.2, 0.5]
+left.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+left.minorticks_off()
 left.legend()
 right.legend()
 plt.show()
@@ -193,7 +196,9 @@ for name, loss, flat in zip(names, losses, flats, strict=True):
     print(f"{name:18s} {loss:10.2f} {flat:10.2f}")
 
 # %% [markdown]
-# With a short horizon lr falls at once and the loss with it, for a while; the flat directions
-# hardly move any more, and a plain constant lr wins in the end. With a long memory lr first rests
-# where the flat directions need it. This costs no more time: Z has the same size, whatever mu.
-# Its price is elsewhere: where training is chaotic, at large learning rates, long tangents explode.
+# At first lr falls under every mu, as that lowers the loss soon. Under a short horizon it goes on
+# falling, the flat directions hardly move, and a plain constant lr wins in the end; ten steps see
+# no further here than one. With a long memory lr turns round once Z has seen what the flat
+# directions gain, and falls again when they have arrived. This costs no more time: Z has the same
+# size, whatever mu. Its price is elsewhere. A long memory notices late when lr has become too
+# high, and where training is chaotic long tangents explode.

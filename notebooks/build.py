@@ -23,7 +23,11 @@ def build(script: Path) -> None:
     notebook = jupytext.read(script, fmt="py:percent")
     path = {"path": str(HERE)}
     NotebookClient(
-        notebook, timeout=600, record_timing=False, resources={"metadata": path}
+        notebook,
+        timeout=600,
+        record_timing=False,
+        coalesce_streams=True,
+        resources={"metadata": path},
     ).execute()
     notebook.metadata = nbformat.from_dict(
         {
@@ -38,7 +42,8 @@ def build(script: Path) -> None:
 
 
 def main() -> None:
-    os.environ.pop("SMALL", None)
+    for name in ("SMALL", "MPLBACKEND"):  # all steps, and pictures in the notebook
+        os.environ.pop(name, None)
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     )
