@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check format wheel clean
+.PHONY: help demo test test-all check format notebooks wheel clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ check: $(VENV)/.tests ## format, lint and types only
 format: $(VENV)/.tests ## write the code as `make test` wants it
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+notebooks: $(VENV)/.notebooks ## run notebooks/*.py and write the notebooks beside them
+	$(BIN)/python notebooks/build.py $(ARGS)
 
 wheel: $(BIN)/pip ## build dist/*.whl
 	$(PIP) wheel --no-deps --wheel-dir dist .
