@@ -12,14 +12,16 @@ from .hvp import (
     forward_over_reverse,
     no_curvature,
     reverse_over_reverse,
-    shared_product,
 )
 from .hvp_wrappers import accumulate, clip_products, on_fraction, scale_products
 from .hyper_update import DOMAINS, HyperUpdate, Signal, additive
+from .many_groups import shared_product
 from .optimizers import Optimizer, adam, adamw, sgd
+from .plain_training import plain
 from .presets import presets
 from .relative_rule import relative
-from .tuner import Info, Tuner, TunerState, hd, marthe, plain, rtho
+from .state import Info, Tuner, TunerState
+from .tuner import hd, marthe, rtho
 from .wrappers import by_prefix, clip_grad_norm, clip_grads
 
 __version__ = "0.1.0"

@@ -4,23 +4,25 @@ A step proposes a candidate ``u_{t+1}`` and the guard rules on it, without a bra
 
     faulty    a number of the batches, or of the loss and gradient at w_t, is not finite:
               the data's fault; the step is skipped, nothing else changes
-    blamed    a number of the candidate or of its outer loss and gradient is not finite, or its
-              outer loss E explodes: the state stays as it was and lr is lowered
+    blamed    a number of the candidate or of its outer loss and gradient is not finite, the step is
+              too long, or the outer loss E explodes: the state stays and lr is lowered
     accepted  anything else
 
-Only a tuned lr can be lowered: where lr is not tuned, and where the outer loss is not the
-candidate's own ("next_batch" would have to carry a last good copy of everything to go back to), a
-candidate is refused for numbers that are not finite and for nothing else.
+Only a tuned lr can be lowered: where it is not, what is not finite is refused and nothing else.
+Each limit says by how much lr exceeded it:
 
-Exploding is relative: ``E > max(center, L_t(w_t)) + 2·max(spread, |center| / 10)``, where center is
-a running mean of the outer losses that were accepted and spread a decaying maximum of how far they
-rose above it. A loss that was as high before the step is no fault of the step; and each refusal
-widens spread, so that a finite loss is refused a few times at most and no run stalls. Before the
-first step center is L_0(w_0), so E should be in the units of the training loss.
-
-How far lr falls is in proportion: by the ratio of the rise that would have been accepted to the
-one there was, between 0.1 and 0.9. A false alarm costs little that way, and a start 4 decades too
-high is left within some ten steps.
+    length    ‖w_{t+1} - w_t‖ ≤ longest · (1 + ‖w_t‖), where the rule says what is longest: a
+              twentieth for ``relative``, any length for ``additive``. A network that loses its
+              weights within some twenty steps dies while its loss still falls; sound training stays
+              below a twenty-fifth (benchmarks/LOG.md). Steps are nearly proportional to lr, so one
+              refusal brings a start that is decades too high to the scale of the weights.
+    rise      E ≤ max(center, L_t(w_t)) + 2·max(spread, |center| / 10), where center is a running
+              mean of the outer losses that were accepted and spread a decaying maximum of how far
+              they rose above it. A loss that was as high before the step is no fault of the step;
+              and each refusal widens spread, so that a finite loss is refused a few times at most
+              and no run stalls. Before the first step center is L_0(w_0), so E should be in the
+              units of the training loss. Judged where the outer loss is the candidate's own: with
+              "next_batch" one would have to carry a last good copy of everything to go back to.
 """
 
 from __future__ import annotations
@@ -31,12 +33,12 @@ import torch
 from torch import Tensor
 
 from .discount import scalar_like
-from .trees import tree_map
+from .trees import norm, tree_map
 from .types import HParams, Params, PyTree
 
 REACH = 2.0
 RELAX = 1.2
-LOWER = (0.1, 0.9)
+LOWER = (0.1, 0.9)  # a false alarm costs little, and a rise says little of how far to go
 FLOOR = 0.1  # a loss a fifth above what is normal is never refused
 FOLLOW = 0.1  # weight of a new loss in center: it follows training within some ten steps
 FADE = 0.99  # spread forgets a wild loss within some hundred steps
@@ -59,41 +61,57 @@ def init(params: Params) -> GuardState:
     return GuardState(*(scalar_like(params, 0.0) for _ in range(3)))
 
 
-def judge(
-    state: GuardState, loss: Tensor, val_loss: Tensor, faulty: Tensor, finite: Tensor
-) -> tuple[Verdict, GuardState]:
-    """Rule on a candidate by its own outer loss, and learn from it what is normal.
+def judge(faulty: Tensor, finite: Tensor, share: Tensor) -> Verdict:
+    """Rule on a candidate.
 
     Args:
-        state: what was normal so far.
-        loss: the training loss before the step.
-        val_loss: the outer loss of the candidate.
         faulty: whether the batches are to blame for whatever is wrong.
-        finite: whether all numbers of the candidate and of its outer gradient are finite.
+        finite: whether all numbers of the candidate and of its outer loss and gradient are finite.
+        share: by what lr is to be multiplied to keep all limits, 1 where they are kept.
     """
-    center = torch.where(state.started > 0, state.center, loss)
-    spread = torch.maximum(state.spread, FLOOR * center.abs())
-    finite = finite & val_loss.isfinite()
-    base = torch.maximum(center, loss)
-    rise, most = val_loss - base, REACH * spread
-    sound = finite & ~(rise > most)
-    # 0/0 cannot be: what is blamed and finite rose by more than most >= 0
-    share = torch.where(finite & ~sound, most / torch.where(rise > 0, rise, 1.0), 0.0)
-    verdict = Verdict(~faulty & sound, ~faulty & ~sound, share.clamp(*LOWER))
-    learned = GuardState(
+    sound = finite & (share >= 1)
+    return Verdict(~faulty & sound, ~faulty & ~sound, torch.where(finite, share, LOWER[0]))
+
+
+def share_of_length(longest: float, before: Params, after: Params) -> Tensor:
+    """``longest / length`` of a step that is too long, else 1."""
+    length = norm(tree_map(torch.sub, after, before)) / (1 + norm(before))
+    # At most four decades at once: an overflow to inf says nothing of how far to go.
+    return torch.where(length > longest, (0.9 * longest / length).clamp(min=1e-4), 1.0)
+
+
+def share_of_rise(state: GuardState, loss: Tensor, val_loss: Tensor) -> Tensor:
+    """``limit / rise``, between 0.1 and 0.9, of an outer loss that explodes, else 1."""
+    rise, most = _rise(state, loss, val_loss)
+    exploded = rise > most
+    return torch.where(exploded, (most / torch.where(exploded, rise, 1.0)).clamp(*LOWER), 1.0)
+
+
+def learned(state: GuardState, verdict: Verdict, loss: Tensor, val_loss: Tensor) -> GuardState:
+    """What is normal, now that the candidate has been seen."""
+    center, spread = _normal(state, loss)
+    rise, most = _rise(state, loss, val_loss)
+    one = torch.ones_like(state.started)
+    followed = GuardState(
         center + FOLLOW * (val_loss - center),
         torch.maximum(val_loss - center, FADE * state.spread),
-        torch.ones_like(state.started),
+        one,
     )
-    relaxed = GuardState(center, RELAX * spread, torch.ones_like(state.started))
+    # what is not finite or only too long says nothing of what losses are normal
+    relaxed = GuardState(center, torch.where(rise > most, RELAX, 1.0) * spread, one)
     state = chosen(verdict.blamed, relaxed, state)
-    return verdict, chosen(verdict.accepted, learned, state)
+    return chosen(verdict.accepted, followed, state)
 
 
-def judge_finite(state: GuardState, faulty: Tensor, finite: Tensor) -> tuple[Verdict, GuardState]:
-    """:func:`judge` for a candidate whose outer loss is not known, or that no lower lr can help."""
-    factor = torch.full_like(state.center, LOWER[0])
-    return Verdict(~faulty & finite, ~faulty & ~finite, factor), state
+def _normal(state: GuardState, loss: Tensor) -> tuple[Tensor, Tensor]:
+    center = torch.where(state.started > 0, state.center, loss)
+    return center, torch.maximum(state.spread, FLOOR * center.abs())
+
+
+def _rise(state: GuardState, loss: Tensor, val_loss: Tensor) -> tuple[Tensor, Tensor]:
+    """How far the outer loss rose over what it was before the step, and how far it may."""
+    center, spread = _normal(state, loss)
+    return val_loss - torch.maximum(center, loss), REACH * spread
 
 
 def lowered(hparams: HParams, factor: Tensor) -> HParams:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch.func import jvp, vjp, vmap
 
 from .columns import over_columns, squares
-from .trees import norm, tree_leaves, tree_map, tree_paths
-from .types import Batch, GradFn, HParams, Hvp, Params, Products
-from .wrappers import owners_by_prefix
+from .trees import norm, tree_leaves, tree_map
+from .types import Batch, GradFn, Hvp, Params, Products
 
 #: What torch says of a product of two precisions.
 _MIXED = ("to have the same dtype", "should be the same")
@@ -39,6 +38,12 @@ def in_words(lacking: str) -> Callable[[Hvp], Hvp]:
                         "under autocast, torch's forward mode gives float32 tangents to what "
                         "BatchNorm returns in bfloat16, and the next layer refuses the mixture; "
                         f"take hvp=reverse_over_reverse, exact as well (torch: {error})"
+                    ) from error
+                if "ZeroTensors" in str(error):
+                    raise NotImplementedError(
+                        "torch's forward mode fails inside the mean of F.mse_loss "
+                        "(pytorch#123996); write F.mse_loss(output, target, reduction='none')"
+                        ".mean(), as functionalize does for you"
                     ) from error
                 if "forward AD" not in str(error) and "derivative for" not in str(error):
                     raise
@@ -135,62 +140,6 @@ def no_curvature(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Pr
     """``Hv = 0``: what HD does, and the yardstick for anything that costs more."""
     grads, aux = grad_fn(params, batch)
     return grads, tree_map(torch.zeros_like, v), aux
-
-
-def shared_product(hvp: Hvp, hparams: HParams) -> Hvp:
-    """One product a hyperparameter in place of one a prefix, for many groups of parameters.
-
-    The column Z_k of lr["head"] starts on the parameters of "head" and reaches others only through
-    the blocks of H between groups. Here each column is kept on its own group, so that those of one
-    hyperparameter can be sewn together, ``s = Σ_k Z_k``, and share one product, dealt out by rows:
-
-        H Z_k ≈ P_k H s ,    P_k the projection onto group k.
-
-    s is the exact tangent of moving all groups at once: the hypergradients of a hyperparameter sum
-    to the exact one of the scalar in its place, only their division among groups is approximate.
-    Dropping the blocks between groups altogether, ``P_k H Z_k``, costs K products and is worse
-    (``benchmarks/many_groups.py``). Z keeps K columns: time is saved, memory is not.
-
-    Args:
-        hvp: what makes the products.
-        hparams: as given to ``init``, for :func:`by_prefix`; only names and prefixes matter.
-
-    Raises:
-        ValueError: at the first step, when the columns are not those of ``hparams``.
-    """
-    paths = tree_paths(hparams)
-
-    def products(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
-        count = tree_leaves(v)[0].shape[0]
-        if count != len(paths):
-            raise ValueError(
-                f"shared_product was built for {len(paths)} columns and got {count}; give it the "
-                "hparams that init takes"
-            )
-        kept = _columns_kept(params, hparams, paths)
-        sewn = {name: torch.stack([v[name][k] for k in kept[name]]) for name in v}
-        grads, hs, aux = hvp(grad_fn, params, batch, sewn)
-        dealt = {}
-        for name in v:
-            zero = torch.zeros_like(hs[name][0])
-            row = dict(zip(kept[name], hs[name], strict=True))
-            dealt[name] = torch.stack([row.get(k, zero) for k in range(count)])
-        return grads, dealt, aux
-
-    return products
-
-
-def _columns_kept(
-    params: Params, hparams: HParams, paths: list[tuple[Any, ...]]
-) -> dict[str, list[int]]:
-    """By parameter, the columns that live on it: one a hyperparameter."""
-    kept: dict[str, list[int]] = {name: [] for name in params}
-    for hparam, value in hparams.items():
-        nested = isinstance(value, Mapping)
-        owners = owners_by_prefix(params, hparam, value) if nested else dict.fromkeys(params)
-        for name, prefix in owners.items():
-            kept[name].append(paths.index((hparam, prefix) if nested else (hparam,)))
-    return kept
 
 
 def _relative_step(params: Params, step: float | None, central: bool) -> float:

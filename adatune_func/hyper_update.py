@@ -7,6 +7,7 @@ finite.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -41,10 +42,15 @@ class Signal(NamedTuple):
 
 
 class HyperUpdate(NamedTuple):
-    """``init(hparams) -> state``; ``update(signal, state, hparams) -> (hparams, state)``."""
+    """``init(hparams) -> state``; ``update(signal, state, hparams) -> (hparams, state)``.
+
+    ``longest`` is the longest step of training, relative to 1 + ‖w‖, with which the rule can work;
+    where lr is tuned a longer one is a null step that lowers it.
+    """
 
     init: Callable[[HParams], Any]
     update: Callable[[Signal, Any, HParams], tuple[HParams, Any]]
+    longest: float = math.inf
 
 
 class AdditiveState(NamedTuple):

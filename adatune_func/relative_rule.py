@@ -10,7 +10,7 @@ by a step whose size depends neither on the scale of the loss nor on that of η:
     d ← h · dη/dx                                         dE/dx, clipped to ± OUTLIER · r̂
     m ← decay_m·m + (1 - decay_m)·d
     r ← √(decay_r·r² + (1 - decay_r)·d²)
-    x ← x - step / (1 + n/halving) · clip(m̂ / r̂, -1, 1)  in step n
+    x ← x - step / (1 + n/halving) · clip(m̂ / r̂, -1, 1)  in step n; a tenth of it near one
 
 with the bias of both averages taken out as in Adam. Where the sign of d is noise, m is small
 beside r and x hardly moves; where it is certain, x moves by the whole step. The step falls as 1/n,
@@ -35,6 +35,9 @@ from .types import HParams
 #: Hyperparameters that move on the line log(1 - η); all others on log η.
 NEAR_ONE = ("momentum", "beta1", "beta2")
 
+#: Their step, relative to that of the others (``benchmarks/LOG.md``, "More than lr").
+SLOWER = 0.1
+
 #: No positive hyperparameter leaves this range: far enough for any start, and still normal floats.
 LOWEST, HIGHEST = 1e-12, 1e6
 
@@ -56,6 +59,7 @@ def relative(
     step: float = 0.1,
     halving: float = 100.0,
     decays: tuple[float, float] = (0.9, 0.99),
+    longest: float = 0.05,
     domains: Mapping[str, tuple[float, float]] | None = None,
 ) -> HyperUpdate:
     """``x ← x - step/(1 + n/halving) · clip(m̂/r̂, -1, 1)``, x = log η or log(1 - η); see the module.
@@ -67,11 +71,14 @@ def relative(
             learning rate over a decade in 23 steps.
         halving: after how many steps it is half of that; ``inf`` leaves it.
         decays: of m and r, in [0, 1).
+        longest: no step of training is longer than this times 1 + ‖w‖, lr is lowered instead: what
+            brings a start that is far too high down at once. ``inf`` for problems that sound
+            training solves in less than some twenty steps.
         domains: name to (low, high), on top of ``DOMAINS``.
 
     Raises:
         ValueError: at init, for a hyperparameter outside its domain or at 0 where it moves on
-            log η, a step or halving that is not positive, or a decay outside [0, 1).
+            log η, a step, halving or longest that is not positive, or a decay outside [0, 1).
     """
 
     def init(hparams: HParams) -> RelativeState:
@@ -79,6 +86,8 @@ def relative(
         _check_positive(hparams)
         if not 0 < step < float("inf") or not halving > 0:
             raise ValueError(f"step and halving must be positive, got {step} and {halving}")
+        if not longest > 0:
+            raise ValueError(f"longest must be positive, got {longest}")
         if not all(0 <= decay < 1 for decay in decays):
             raise ValueError(f"decays must lie in [0, 1), got {decays}")
         zeros = [tree_map(torch.zeros_like, hparams) for _ in range(3)]
@@ -108,7 +117,7 @@ def relative(
         delta = tree_map(lambda *leaf: _delta(moved, *leaf), m, r, count, seen)
         return _mapped(_moved, hparams, delta, low, high), moved
 
-    return HyperUpdate(init, update)
+    return HyperUpdate(init, update, longest)
 
 
 def _mapped(fn: Callable[..., Tensor], *trees: HParams) -> HParams:
@@ -146,7 +155,7 @@ def _delta(state: RelativeState, m: Tensor, r: Tensor, count: Tensor, seen: Tens
 def _moved(name: str, eta: Tensor, delta: Tensor, low: float, high: float) -> Tensor:
     """η after ``x ← x - delta``."""
     if name in NEAR_ONE:
-        new = 1 - (1 - eta) * torch.exp(-delta)
+        new = 1 - (1 - eta) * torch.exp(-SLOWER * delta)
     else:
         new = eta * torch.exp(-delta)
         low, high = max(low, LOWEST), min(high, HIGHEST)

@@ -19,62 +19,22 @@ and with "next_batch", where each training batch is the outer sample of the step
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
-from . import columns, guard, snr
-from .discount import Discount, constant, lagged, scalar_like
-from .guard import GuardState
+from .discount import Discount, constant, lagged
 from .hvp import exact, no_curvature
 from .hyper_update import HyperUpdate, Signal
-from .init_checks import checked_hparams, checked_params, checked_state, copied
 from .optimizers import Optimizer
 from .recursion import Inner, advance, discounted, gradient_of, hypergradient
 from .relative_rule import relative
-from .snr import SnrState
+from .state import Info, Tuner, TunerState, initial, settle
 from .trees import all_finite, tree_leaves, tree_map
-from .types import Batch, Buffers, HParams, Hvp, LossFn, Params, PyTree
+from .types import Batch, Buffers, HParams, Hvp, LossFn, Params
 
 Outer: TypeAlias = Literal["validation", "next_batch"]
-
-
-class TunerState(NamedTuple):
-    """All that the next step needs, and nothing else: a pytree of tensors, none requiring grad."""
-
-    params: Params
-    buffers: Buffers
-    opt_state: PyTree
-    hparams: HParams
-    z: Inner  # the tangent of (params, opt_state), K columns on dim 0 of each leaf
-    mu_state: Any
-    hyper_state: Any
-    guard_state: GuardState
-    snr_state: SnrState
-
-
-class Info(NamedTuple):
-    """What one may look at after a step: 0-d tensors, or trees of them shaped as hparams."""
-
-    loss: Tensor  # training loss at the parameters before the step
-    val_loss: Tensor  # outer loss; with "next_batch" it is the training loss
-    hypergrads: HParams
-    cosine: HParams  # of the outer gradient and Z
-    snr: HParams  # of the cosine over about 100 steps: |mean| / standard deviation; noise: 0.07
-    mu: Tensor  # the discount used in this step
-    accepted: Tensor  # bool: False after a null step
-
-
-class Tuner(NamedTuple):
-    """``init(params, hparams, buffers) -> TunerState`` and ``step(state, batch, val_batch)``.
-
-    ``step`` returns ``(TunerState, Info)`` and leaves the state it was given as it is.
-    """
-
-    init: Callable[..., TunerState]
-    step: Callable[..., tuple[TunerState, Info]]
 
 
 def marthe(
@@ -102,8 +62,8 @@ def marthe(
         clip_outer: clip the entries of the outer gradient to [-c, c].
 
     A step that would break the run is a null step, ``info.accepted`` is False: batches that are not
-    finite are skipped, a candidate that is not finite or whose outer loss explodes is refused and
-    lr lowered; see :mod:`adatune_func.guard`.
+    finite are skipped; a candidate that is not finite, too far away or whose outer loss explodes
+    is refused and lr lowered; see :mod:`adatune_func.guard`.
 
     Raises:
         ValueError, TypeError: at ``init``, in words, on anything that can be known there; at the
@@ -119,7 +79,7 @@ def marthe(
     def init(params: Params, hparams: HParams, buffers: Buffers | None = None) -> TunerState:
         if outer not in get_args(Outer):
             raise ValueError(f"outer must be one of {', '.join(get_args(Outer))}, got {outer!r}")
-        state = _initial(optimizer, params, hparams, buffers)
+        state = initial(optimizer, params, hparams, buffers)
         return state._replace(
             mu_state=discount.init(state.params, state.hparams),
             hyper_state=hyper_update.init(state.hparams),
@@ -162,14 +122,15 @@ def marthe(
         moved, signal = react(moved, outer_grads, grads)
         faulty = ~all_finite(batch, val_batch, loss, grads)
         info = (loss, val_loss, signal, state.mu_state.mu)
-        return _settle(state, moved, info, faulty, outer_grads)
+        return settle(state, moved, info, faulty, outer_grads, hyper_update.longest)
 
     def next_batch_step(state: TunerState, batch: Batch) -> tuple[TunerState, Info]:
         grads, hz, loss, buffers = train(state, batch)
         moved, signal = react(state, grads, grads)
         moved = move(moved, grads, hz, moved.mu_state.mu)._replace(buffers=buffers)
         faulty = ~all_finite(batch, loss, grads)
-        return _settle(state, moved, (loss, loss, signal, moved.mu_state.mu), faulty, ())
+        info = (loss, loss, signal, moved.mu_state.mu)
+        return settle(state, moved, info, faulty, (), hyper_update.longest)
 
     def step(state: TunerState, batch: Batch, val_batch: Batch = None) -> tuple[TunerState, Info]:
         if outer == "validation" and val_batch is None:
@@ -202,97 +163,3 @@ def hd(loss_fn: LossFn, optimizer: Optimizer, **kwargs: Any) -> Tuner:
     return marthe(
         loss_fn, optimizer, **{"mu": 0.0, "hvp": no_curvature, "outer": "next_batch", **kwargs}
     )
-
-
-def plain(
-    loss_fn: LossFn, optimizer: Optimizer, schedule: Callable[[Tensor], Tensor] | None = None
-) -> Tuner:
-    """Ordinary training with the same State and Info: nothing is tuned, there is no tangent.
-
-    What ``hparams`` holds overrides the optimizer's values for the run. With a ``schedule``,
-    ``lr = schedule(t)`` for step t = 0, 1, ..., a 0-d tensor; see the module ``schedules``.
-    """
-
-    def init(
-        params: Params, hparams: HParams | None = None, buffers: Buffers | None = None
-    ) -> TunerState:
-        state = _initial(optimizer, params, hparams or {}, buffers)
-        count = scalar_like(state.params, 0.0)
-        hparams = state.hparams if schedule is None else {**state.hparams, "lr": schedule(count)}
-        silence = snr.init(hparams, count)
-        return state._replace(
-            hparams=hparams, z=Inner({}, {}), hyper_state=count, snr_state=silence
-        )
-
-    def step(state: TunerState, batch: Batch, val_batch: Batch = None) -> tuple[TunerState, Info]:
-        with torch.no_grad():
-            grads, (loss, buffers) = gradient_of(loss_fn, state.buffers)(state.params, batch)
-            hparams = {**optimizer.hparams, **state.hparams}
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params, hparams)
-            count = state.hyper_state + 1
-            moved = state._replace(
-                params=tree_map(torch.add, state.params, updates),
-                buffers=buffers,
-                opt_state=opt_state,
-                hparams=state.hparams
-                if schedule is None
-                else {**state.hparams, "lr": schedule(count)},
-                hyper_state=count,
-            )
-            silent = tree_map(torch.zeros_like, state.hparams)
-            info = (loss, loss, Signal(silent, silent), torch.zeros_like(loss))
-            return _settle(state, moved, info, ~all_finite(batch, loss, grads), ())
-
-    return Tuner(init, step)
-
-
-def _initial(
-    optimizer: Optimizer, params: Params, hparams: HParams, buffers: Buffers | None
-) -> TunerState:
-    params = checked_params(params)
-    hparams = checked_hparams(hparams, optimizer, params)
-    opt_state = checked_state(optimizer.init(params))
-    z = columns.zeros(Inner(params, opt_state), len(tree_leaves(hparams)))
-    return TunerState(
-        params=params,
-        buffers=copied(buffers or {}),
-        opt_state=opt_state,
-        hparams=hparams,
-        z=z,
-        mu_state=(),
-        hyper_state=(),
-        guard_state=guard.init(params),
-        snr_state=snr.init(hparams, scalar_like(params, 0.0)),
-    )
-
-
-def _settle(
-    state: TunerState,
-    moved: TunerState,
-    looked_at: tuple[Tensor, Tensor, Signal, Tensor],
-    faulty: Tensor,
-    outer_grads: Params,
-) -> tuple[TunerState, Info]:
-    """``moved`` if the guard accepts it, else ``state``, with a lower lr if lr is to blame.
-
-    ``outer_grads`` are the candidate's own, ``()`` where only the next step will know them.
-    """
-    loss, val_loss, signal, mu = looked_at
-    finite = all_finite(moved.params, moved.buffers, moved.opt_state, val_loss, outer_grads)
-    judged = len(tree_leaves(outer_grads)) > 0
-    if judged and "lr" in state.hparams:
-        verdict, guard_state = guard.judge(state.guard_state, loss, val_loss, faulty, finite)
-    else:
-        verdict, guard_state = guard.judge_finite(state.guard_state, faulty, finite)
-    # A tangent that overflows says nothing of the candidate: it is forgotten, training goes on.
-    z = guard.chosen(all_finite(*moved.z), moved.z, tree_map(torch.zeros_like, moved.z))
-    ratio, snr_state = snr.update(state.snr_state, signal.cosine)
-    lowered = guard.lowered(state.hparams, verdict.factor)
-    refused = guard.chosen(verdict.blamed, lowered, state.hparams)
-    kept = guard.chosen(
-        verdict.accepted,
-        moved._replace(z=z, snr_state=snr_state),
-        state._replace(hparams=refused),
-    )
-    info = Info(loss, val_loss, *signal, ratio, mu, verdict.accepted)
-    return kept._replace(guard_state=guard_state), info

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmarks.outputs import read_log
+
+COLOURS = ("tab:blue", "tab:green")
 
 
 def draw(folder: Path) -> None:
@@ -39,6 +42,40 @@ def draw(folder: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(folder / "curves.png", dpi=130)
     plt.close(figure)
+
+
+def draw_search(folder: Path, rows: Sequence[dict[str, float]]) -> None:
+    """Write ``search.png``: the runs of a search for hyper-lr, and for alpha if it had one."""
+    rounds = [0, 1], [2]
+    panels = [panel for panel in rounds if any(row["round"] in panel for row in rows)]
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(4.5 * len(panels), 3.6), layout="constrained", squeeze=False
+    )
+    for axis, panel, number in zip(axes[0], panels, ("hyper_lr.lr", "alpha"), strict=False):
+        search_panel(axis, [row for row in rows if row["round"] in panel], number)
+        axis.set(xlabel=number.split(".")[0].replace("_", "-"), ylabel="validation loss at the end")
+        axis.legend(frameon=False, fontsize=8)
+    figure.savefig(folder / "search.png", dpi=130)
+    plt.close(figure)
+
+
+def search_panel(axis: Any, rows: Sequence[dict[str, float]], number: str) -> None:
+    """The validation loss at which runs ended against ``number``; a cross is not stable."""
+    for round_, colour in zip(sorted({row["round"] for row in rows}), COLOURS, strict=False):
+        for stable, marker in ((1, "o"), (0, "x")):
+            some = [
+                row
+                for row in rows
+                if (row["round"], row["stable"]) == (round_, stable) and row[number] > 0
+            ]
+            label = f"round {int(round_) + 1}, {'stable' if stable else 'not stable'}"
+            x, y = ([row[name] for row in some] for name in (number, "val_loss"))
+            axis.plot(x, y, marker, color=colour, label=label)
+    still = max(row["val_loss"] for row in rows if row["ratio"] == 0)
+    axis.set(xscale="log", ylim=(0, 1.3 * still))
+    axis.axhline(still, color="0.6", lw=0.8, label=f"{number.split('.')[0].replace('_', '-')} 0")
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 def tuned(steps: list[dict[str, Any]]) -> list[str]:

@@ -25,6 +25,7 @@ import adatune_func as atf
 from adatune_func import data, search
 from adatune_func.networks import MLP
 from benchmarks import record
+from benchmarks.curves import search_panel
 
 RESULT = record.RESULTS / "find_hyper_lr.json"
 
@@ -127,19 +128,8 @@ def draw() -> None:
     tasks = json.loads(RESULT.read_text())["rows"]
     figure, axes = plt.subplots(2, len(tasks), figsize=(3.6 * len(tasks), 5.6), squeeze=False)
     for (top, bottom), task in zip(axes.T, tasks, strict=True):
-        for number, colour in ((0, "tab:blue"), (1, "tab:green")):
-            rows = [r for r in task["search"] if r["round"] == number and r["ratio"] > 0]
-            for stable, marker in ((1, "o"), (0, "x")):
-                some = [r for r in rows if r["stable"] == stable]
-                top.plot(
-                    [r["hyper_lr.lr"] for r in some],
-                    [r["val_loss"] for r in some],
-                    marker,
-                    color=colour,
-                    label=f"round {number + 1}, {'stable' if stable else 'not stable'}",
-                )
+        search_panel(top, [r for r in task["search"] if r["round"] < 2], "hyper_lr.lr")
         top.set_title(f"{task['network']}, {task['optimizer']}")
-        top.set_ylim(0, 1.3 * max(r["val_loss"] for r in task["search"] if r["ratio"] == 0))
         grid = task["grid"][2:]
         bottom.plot([r["hyper_lr"] for r in grid], [r["test"] for r in grid], "o-", color="0.4")
         bottom.plot([task["hyper_lr"]], [task["test_found"]], "*", color="tab:red", ms=12)

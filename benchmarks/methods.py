@@ -12,7 +12,7 @@ from torch import nn
 import adatune_func as atf
 from benchmarks.classic import Step, classic, torch_optim
 
-HYPER_LR = 1e-8  # moves the learning rate, hardly
+RULE = atf.relative(step=1e-8)  # the default rule; the learning rate hardly moves
 
 
 class Method(NamedTuple):
@@ -47,7 +47,7 @@ def functional(
 def marthe(hvp: Any = atf.exact, outer: Any = "validation", compiled: bool = True) -> Any:
     return functional(
         lambda loss_fn, optimizer: atf.marthe(
-            loss_fn, optimizer, hyper_update=atf.additive(HYPER_LR), hvp=hvp, outer=outer
+            loss_fn, optimizer, hyper_update=RULE, hvp=hvp, outer=outer
         ),
         compiled=compiled,
     )
@@ -80,9 +80,7 @@ METHODS: dict[str, Method] = {
     "torch.optim eager": Method(lambda m, o: torch_optim(m, False, o == "adam"), 1.0),
     "classic eager": Method(_classic, 4.0),
     "plain": Method(functional(atf.plain, tuned=False), 1.0),
-    "hd": Method(
-        functional(lambda loss_fn, o: atf.hd(loss_fn, o, hyper_update=atf.additive(HYPER_LR))), 1.0
-    ),
+    "hd": Method(functional(lambda loss_fn, o: atf.hd(loss_fn, o, hyper_update=RULE)), 1.0),
     "exact": Method(marthe(), 4.0),
     "exact eager": Method(marthe(compiled=False), 4.0),
     "exact, next batch": Method(marthe(outer="next_batch"), 3.0),

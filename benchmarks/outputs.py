@@ -6,6 +6,7 @@
     model.pt        the best model by validation accuracy, a flat dict of tensors
     summary.json    the test result and the versions it came from
     curves.png      loss, accuracy and hyperparameters
+    search.*        what --hyper-lr auto tried, as numbers and as a picture
     events.*        the same for TensorBoard, if asked for
 
 Files are written beside their name and then moved there: a killed run leaves none half-written.
@@ -74,7 +75,14 @@ def open_run(folder: Path, model: Path, args: argparse.Namespace) -> None:
             made.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OSError(f"{option}: cannot make {made}: {error.strerror}") from None
-    for name in ("log.jsonl", "checkpoint.pt", "summary.json", "curves.png"):
+    for name in (
+        "log.jsonl",
+        "checkpoint.pt",
+        "summary.json",
+        "curves.png",
+        "search.json",
+        "search.png",
+    ):
         (folder / name).unlink(missing_ok=True)
     write_config(folder, args)
 

@@ -21,7 +21,7 @@ from torch import nn
 
 import adatune_func as atf
 from adatune_func.networks import MLP, LeNet
-from adatune_func.search import _looped, _vmapped, stack
+from adatune_func.sweep import looped, stack, vmapped
 from benchmarks import record
 
 
@@ -60,8 +60,8 @@ def measure(
     states = [tuner.init(params, {"lr": lr}, buffers) for lr in lrs]
     torch.compiler.reset()
     ways: dict[str, tuple[Callable[..., Any], Any]] = {
-        "loop": (_looped(_compiled(tuner.step, args)), states),
-        "vmap": (_compiled(_vmapped(tuner.step), args), stack(states)),
+        "loop": (looped(_compiled(tuner.step, args)), states),
+        "vmap": (_compiled(vmapped(tuner.step), args), stack(states)),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
     for round_number in range(args.rounds + 1):  # the first compiles

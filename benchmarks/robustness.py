@@ -89,6 +89,13 @@ TUNERS: dict[str, Callable[..., atf.Tuner]] = {
     "rtho": atf.rtho,
     "marthe_additive": atf.marthe,
     "marthe": atf.marthe,
+    "marthe_all": atf.marthe,
+}
+
+#: What marthe_all tunes beside lr, from these starts.
+MORE = {
+    "sgd": {"momentum": 0.9, "weight_decay": 1e-4},
+    "adamw": {"beta1": 0.9, "beta2": 0.999, "weight_decay": 1e-2},
 }
 
 #: Packages of others: (module, class, arguments by start) for each optimizer.
@@ -123,6 +130,7 @@ def tuner_for(method: str, optimizer: str, loss_fn: Any) -> atf.Tuner:
 
 def train_ours(
     method: str,
+    optimizer: str,
     tuner: atf.Tuner,
     step: Any,
     models: list[nn.Module],
@@ -131,10 +139,10 @@ def train_ours(
     pairs: Any,
 ) -> list[Outcome]:
     """Runs side by side. ``step`` is compiled: lr lives in the state, so one graph serves all."""
-    states = []
+    states, more = [], MORE[optimizer] if method == "marthe_all" else {}
     for model, start in zip(models, starts, strict=True):
         _, params, buffers = atf.functionalize(model, F.cross_entropy)
-        states.append(tuner.init(params, {"lr": start}, buffers))
+        states.append(tuner.init(params, {"lr": start, **more}, buffers))
     state = tree_map(lambda *leaves: torch.stack(leaves), *states)
     plans = [BASELINES[method](start, steps) for start in starts] if method in BASELINES else []
     refused, lrs = torch.zeros(len(starts), dtype=torch.long), []
@@ -267,7 +275,7 @@ def run_method(
             if tuner is None:
                 outcomes = [train_others(method, optimizer, models[0], group[0], steps, pairs)]
             else:
-                outcomes = train_ours(method, tuner, step, models, group, steps, pairs)
+                outcomes = train_ours(method, optimizer, tuner, step, models, group, steps, pairs)
             seconds = round((time.perf_counter() - began) / len(group), 1)
             rows = []
             for start, outcome in zip(group, outcomes, strict=True):

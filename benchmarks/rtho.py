@@ -5,16 +5,23 @@
     python benchmarks/rtho.py --network vgg --dataset cifar_10 --momentum 0.9 --hyper-lr 1e-8
 
 ``--mu 1`` is RTHO, ``--mu 0`` HD with the outer gradient on the validation set, ``--mu`` below 0
-adapts mu. Without ``--hyper-lr`` there is nothing to set: the relative rule moves log lr.
+adapts mu. Without ``--hyper-lr`` there is nothing to set: the relative rule moves log lr. With
+``--hyper-lr auto`` (and ``--alpha auto``) the additive rule's constants are searched first, by
+short runs from the same start; what was tried lies in the run's search.json and search.png.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
 import math
 from collections.abc import Sequence
 
+import torch
+
 import adatune_func as atf
+from adatune_func import search
 from benchmarks import training
 
 #: What AdaTune's rtho.py starts with.
@@ -23,6 +30,9 @@ ADATUNE = {
     "hyper_lr": 1e-8, "alpha": 1e-6, "mu": 0.99999, "grad_clipping": 100.0,
     "model_loc": "./model.pt",
 }  # fmt: skip
+
+#: The search for --hyper-lr auto: three horizons of mu = 0.99, and how many runs a round.
+SEARCH_STEPS, SEARCH_MEMBERS = 300, 8
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,19 +48,29 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--hyper-lr",
-        type=training.number,
+        type=number_or_auto,
         metavar="X",
-        help="step of the additive rule, as in the papers (off: the relative rule)",
+        help="step of the additive rule, as in the papers, or auto (off: the relative rule)",
     )
     add(
         "--alpha",
-        type=training.number,
+        type=number_or_auto,
         default=0.0,
         metavar="X",
-        help="adapts --hyper-lr; 0 keeps it fixed (0)",
+        help="adapts --hyper-lr, or auto; 0 keeps it fixed (0)",
     )
     add("--first-order", action="store_true", help="no recursion, Z = B: mu 0 without curvature")
     return parser
+
+
+def number_or_auto(text: str) -> float | str:
+    """A finite number, 0 or above, or the word auto."""
+    if text == "auto":
+        return text
+    try:
+        return training.number(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or auto") from None
 
 
 def discount(text: str) -> float:
@@ -65,12 +85,19 @@ def discount(text: str) -> float:
 
 
 def build(args: argparse.Namespace, job: training.Job) -> training.Plan:
-    """The tuner that the options describe."""
+    """The tuner that the options describe; ``auto`` in them becomes what a search finds."""
     if args.alpha and args.hyper_lr is None:
         raise ValueError("--alpha adapts --hyper-lr: give that too")
+    if args.alpha == "auto" and args.hyper_lr != "auto":
+        raise ValueError("--alpha auto goes with --hyper-lr auto: both are found in one search")
+    tried = searched(args, job) if args.hyper_lr == "auto" else []
+    return training.Plan(tuner_of(args, job), {"lr": args.lr}, tried=tried)
+
+
+def tuner_of(args: argparse.Namespace, job: training.Job) -> atf.Tuner:
     rule = atf.relative() if args.hyper_lr is None else atf.additive(args.hyper_lr, args.alpha)
     hvp = atf.no_curvature if args.first_order else atf.exact
-    tuner = atf.marthe(
+    return atf.marthe(
         job.model.loss_fn,
         training.optimizer_of(args),
         mu=0.0 if args.first_order else atf.adaptive() if args.mu < 0 else args.mu,
@@ -78,7 +105,29 @@ def build(args: argparse.Namespace, job: training.Job) -> training.Plan:
         hvp=atf.clip_products(hvp, args.grad_clipping) if args.grad_clipping else hvp,
         clip_outer=args.grad_clipping,
     )
-    return training.Plan(tuner, {"lr": args.lr})
+
+
+def searched(args: argparse.Namespace, job: training.Job) -> list[dict[str, float]]:
+    """Put what ``find_hyper_lr`` finds in the place of ``auto``; return what it tried."""
+    alpha, args.hyper_lr = args.alpha, 0.0
+    args.alpha = 0.0 if alpha == "auto" else alpha
+    tuner = tuner_of(args, job)
+    state = tuner.init(job.model.params, {"lr": args.lr}, job.model.buffers)
+    steps = min(SEARCH_STEPS, job.steps)
+    batches = training.batches_of(args, job, training.Plan(tuner, {"lr": args.lr}), 0)
+    compiled = training.compiles(args, steps * SEARCH_MEMBERS)
+    found = search.find_hyper_lr(
+        tuner,
+        state,
+        itertools.islice(batches, steps),
+        members=SEARCH_MEMBERS,
+        adapt=alpha == "auto",
+        wrap=functools.partial(torch.compile, fullgraph=True) if compiled else lambda step: step,
+    )
+    args.hyper_lr = found.hyper_lr["lr"]
+    args.alpha = found.alpha if alpha == "auto" else args.alpha
+    print(f"found --hyper-lr {args.hyper_lr:.3g} --alpha {args.alpha:.3g} by runs of {steps} steps")
+    return found.table
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,7 +24,7 @@ from adatune_func import data as image_data
 from adatune_func import networks
 from adatune_func.data import ImageData, Split
 from benchmarks import events, outputs
-from benchmarks.curves import draw
+from benchmarks.curves import draw, draw_search
 from benchmarks.outputs import START, Progress
 
 #: Runs shorter than this are over before compilation has paid off.
@@ -43,11 +43,12 @@ class Job(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How it trains: a tuner, what it tunes, and whether its step takes a validation batch."""
+    """How it trains: a tuner, what it tunes, whether its step takes a validation batch."""
 
     tuner: atf.Tuner
     hparams: dict[str, float]
     validated: bool = True
+    tried: Sequence[dict[str, float]] = ()  # the runs of a search for its constants
 
 
 Build = Callable[[argparse.Namespace, Job], Plan]
@@ -184,6 +185,9 @@ def run(args: argparse.Namespace, build: Build) -> dict[str, Any]:
         outputs.write_config(folder, args)
     else:
         outputs.open_run(folder, model, args)
+        if plan.tried:
+            outputs.write(folder / "search.json", json.dumps(plan.tried, indent=1) + "\n")
+            draw_search(folder, plan.tried)
     state, progress = fit(args, job, plan, state, progress)
     summary = finish(args, job, state, progress)
     if record is not None:
@@ -252,8 +256,8 @@ def fit(
     args: argparse.Namespace, job: Job, plan: Plan, state: atf.TunerState, progress: Progress
 ) -> tuple[atf.TunerState, Progress]:
     """Train up to ``job.steps``; at each epoch's end validate, log, keep the best, checkpoint."""
-    compiled = job.steps >= COMPILE_FROM_STEPS if args.compile is None else args.compile
-    step = torch.compile(plan.tuner.step, fullgraph=True) if compiled else plan.tuner.step
+    step = plan.tuner.step
+    step = torch.compile(step, fullgraph=True) if compiles(args, job.steps) else step
     folder, notes = Path(args.out), {"optimizer": args.optimizer, "network": args.network}
     batches, rows = batches_of(args, job, plan, progress.step), []
     epoch = outputs.step_lines_from(folder, progress.step - progress.step % job.steps_per_epoch)
@@ -282,6 +286,11 @@ def fit(
         # that a run that goes on from here is one that was never stopped.
         progress = end_of_epoch(args, job, state, progress, epoch)
     return state, progress
+
+
+def compiles(args: argparse.Namespace, steps: int) -> bool:
+    """Whether so many steps are compiled: as ``--compile`` says, else if it pays off."""
+    return steps >= COMPILE_FROM_STEPS if args.compile is None else args.compile
 
 
 def end_of_epoch(

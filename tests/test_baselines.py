@@ -250,3 +250,29 @@ def test_adatunes_two_commands_run_as_written(script, command, monkeypatch):
     (folder,) = Path("runs").iterdir()
     assert json.loads((folder / "summary.json").read_text())["steps"] == 2
     assert "vgg" in folder.name and "cifar_10" in folder.name
+
+
+def test_auto_searches_once_and_the_run_keeps_what_was_found(monkeypatch, capsys):
+    monkeypatch.setattr(rtho, "SEARCH_MEMBERS", 4)
+    auto = ["--dataset", "digits", "--hyper-lr", "auto", "--alpha", "auto", "--max-steps", "3"]
+    lines = logged(rtho, *auto)
+    assert "found --hyper-lr" in capsys.readouterr().out
+    config = outputs.read_config(Path("run"))
+    tried = json.loads(Path("run/search.json").read_text())
+    assert len(tried) == 3 * 4 and Path("run/search.png").stat().st_size > 1000
+    assert config["hyper_lr"] in [row["hyper_lr.lr"] for row in tried if row["round"] == 1]
+    assert 0.1 * max(row["alpha"] for row in tried) >= config["alpha"] >= 0
+    found = f"--hyper-lr {config['hyper_lr']!r} --alpha {config['alpha']!r}"
+    by_hand = logged(rtho, "--dataset", "digits", "--max-steps", "3", *found.split())
+    assert [line["lr"] for line in by_hand] == [line["lr"] for line in lines]
+    assert not Path("run/search.json").exists()
+
+    assert logged(rtho, *auto) == lines
+    monkeypatch.setattr(rtho, "searched", None)  # a resumed run knows what was found
+    assert rtho.main(["--resume", "run", "--max-steps", "5"]) == 0
+
+
+def test_auto_leaves_an_alpha_that_was_given(monkeypatch):
+    monkeypatch.setattr(rtho, "SEARCH_MEMBERS", 4)
+    logged(rtho, "--dataset", "digits", "--hyper-lr", "auto", "--alpha", "1e-9", "--max-steps", "2")
+    assert outputs.read_config(Path("run"))["alpha"] == 1e-9

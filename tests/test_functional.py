@@ -104,3 +104,31 @@ def test_wrong_names_raise_in_words(change, words):
         loss_fn(params, buffers, BATCH)
     with pytest.raises(ValueError, match=r"missing|unknown"):
         atf.write_back(module, atf.Functional(loss_fn, params, buffers))
+
+
+@pytest.mark.parametrize("criterion", [F.mse_loss, nn.MSELoss(), nn.MSELoss(reduction="sum")])
+@pytest.mark.parametrize("hvp", [atf.exact, atf.gauss_newton])
+def test_regression_has_exact_products(criterion, hvp):
+    """pytorch#123996: forward mode fails inside the mean of mse_loss."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    batch = torch.randn(8, 3, dtype=torch.float64), torch.randn(8, 2, dtype=torch.float64)
+    loss_fn, params, buffers = atf.functionalize(module, criterion)
+    assert float(loss_fn(params, buffers, batch)[0]) == pytest.approx(
+        float(criterion(module(batch[0]), batch[1])), rel=1e-12
+    )
+    tuner = atf.marthe(loss_fn, atf.sgd(momentum=0.9), hvp=hvp)
+    state, _ = tuner.step(tuner.init(params, {"lr": 0.01}, buffers), batch, batch)
+    _, info = tuner.step(state, batch, batch)
+    assert info.accepted and float(info.hypergrads["lr"]) < 0
+
+
+def test_mse_loss_in_a_loss_of_ones_own_is_an_error_in_words():
+    def loss_fn(params, buffers, batch):
+        return F.mse_loss(batch[0] @ params["w"], batch[1]), buffers
+
+    tuner = atf.marthe(loss_fn, atf.sgd())
+    state = tuner.init({"w": torch.ones(3)}, {"lr": 0.1})
+    batch = torch.randn(4, 3), torch.randn(4)
+    with pytest.raises(NotImplementedError, match="reduction='none'"):
+        tuner.step(state, batch, batch)

@@ -11,7 +11,7 @@ from torch import nn
 
 import adatune_func as atf
 from adatune_func import guard
-from adatune_func.trees import tree_leaves, tree_map, tree_paths
+from adatune_func.trees import norm, tree_leaves, tree_map, tree_paths
 from benchmarks import record
 from tests.cases import OPTIMIZERS, conv_batchnorm, start, tanh_mlp
 
@@ -72,11 +72,13 @@ def test_a_loss_or_gradient_that_is_not_finite_is_skipped():
     assert torch.isfinite(info.loss) and not info.accepted and same(state, after)
 
 
-@pytest.mark.parametrize("lr", [1e200, 1e308])
-def test_a_candidate_that_is_not_finite_lowers_lr_and_keeps_the_rest(lr):
-    problem = tanh_mlp()
+PATIENT = atf.relative(longest=INF)
+
+
+def test_a_candidate_that_is_not_finite_lowers_lr_and_keeps_the_rest():
+    problem, lr = tanh_mlp(), 1e308
     tuner = atf.marthe(problem.loss_fn, OPTIMIZERS["sgd_momentum"])
-    state = trained(tuner, problem, 0.1)
+    state = trained(tuner, problem, 0.02)
     state = state._replace(hparams={"lr": torch.full_like(state.hparams["lr"], lr)})
     after, info = tuner.step(
         state, (1e3 * problem.batches[0][0][0], problem.batches[0][0][1]), problem.batches[0][1]
@@ -85,9 +87,35 @@ def test_a_candidate_that_is_not_finite_lowers_lr_and_keeps_the_rest(lr):
     assert float(after.hparams["lr"]) == pytest.approx(guard.LOWER[0] * lr)
 
 
+@pytest.mark.parametrize("method", [atf.marthe, atf.hd])
+@pytest.mark.parametrize("lr", [1.0, 1e3, 1e6])
+def test_a_step_that_is_too_long_brings_lr_to_the_scale_of_the_weights(lr, method):
+    """One step before the limit, in one refusal, at most four decades down."""
+    problem = tanh_mlp()
+    tuner = method(problem.loss_fn, OPTIMIZERS["sgd"])
+    state = start(problem, tuner, {"lr": lr})
+    after, info = tuner.step(state, *problem.batches[0])
+    assert not info.accepted and kept(state, after)
+    grads = torch.func.grad(lambda p: problem.loss_fn(p, {}, problem.batches[0][0])[0])(
+        state.params
+    )
+    allowed = 0.05 * (1 + norm(state.params)) / norm(grads)
+    expected = max(0.9 * float(allowed), 1e-4 * lr)
+    assert float(after.hparams["lr"]) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_additive_rule_takes_steps_of_any_length():
+    problem = tanh_mlp()
+    for rule, accepted in ((atf.additive(0.0), True), (atf.relative(), False)):
+        tuner = atf.marthe(problem.loss_fn, OPTIMIZERS["sgd"], hyper_update=rule)
+        state = start(problem, tuner, {"lr": 1.0})
+        state, info = tuner.step(state, *problem.batches[0])
+        assert bool(info.accepted) is accepted
+
+
 def test_a_candidate_whose_outer_loss_explodes_lowers_lr():
     problem = tanh_mlp()
-    tuner = atf.marthe(problem.loss_fn, OPTIMIZERS["sgd_momentum"])
+    tuner = atf.marthe(problem.loss_fn, OPTIMIZERS["sgd_momentum"], hyper_update=PATIENT)
     state = trained(tuner, problem, 0.1)
     state = state._replace(hparams={"lr": torch.full_like(state.hparams["lr"], 1e3)})
     after, info = tuner.step(state, *problem.batches[0])
@@ -147,13 +175,18 @@ def test_no_run_stalls_on_a_loss_that_stays_high():
     state = guard.init({"w": torch.zeros(1)})
     yes, no = torch.tensor(True), torch.tensor(False)
     one, high = torch.tensor(1.0), torch.tensor(100.0)
+
+    def judged(state, loss, val_loss):
+        verdict = guard.judge(no, yes, guard.share_of_rise(state, loss, val_loss))
+        return verdict, guard.learned(state, verdict, loss, val_loss)
+
     for _ in range(300):
-        verdict, state = guard.judge(state, one, one, no, yes)
+        verdict, state = judged(state, one, one)
         assert verdict.accepted
-    assert guard.judge(state, high, high, no, yes)[0].accepted
+    assert judged(state, high, high)[0].accepted
     refusals = 0
-    while not guard.judge(state, one, high, no, yes)[0].accepted:
-        verdict, state = guard.judge(state, one, high, no, yes)
+    while not judged(state, one, high)[0].accepted:
+        verdict, state = judged(state, one, high)
         assert verdict.blamed
         refusals += 1
     assert 10 <= refusals <= 40
@@ -164,9 +197,9 @@ def test_the_scale_of_the_loss_does_not_matter():
         state = guard.init({"w": torch.zeros(1, dtype=torch.float64)})
         for loss in (1.1, 0.9, 3.5, 1.0, 8.0, 8.0, 8.0, 1.0):
             normal, val_loss = (scale * torch.tensor(x, dtype=torch.float64) for x in (1.0, loss))
-            verdict, state = guard.judge(
-                state, normal, val_loss, torch.tensor(False), torch.tensor(True)
-            )
+            share = guard.share_of_rise(state, normal, val_loss)
+            verdict = guard.judge(torch.tensor(False), torch.tensor(True), share)
+            state = guard.learned(state, verdict, normal, val_loss)
             yield bool(verdict.accepted)
 
     assert list(verdicts(1.0)) == list(verdicts(1e-6)) == list(verdicts(1e9))

@@ -35,7 +35,7 @@ def run(tuner, problem, hparams, step=None):
 def test_a_step_is_pure_and_keeps_structure(optimizer, method):
     problem = conv_batchnorm(steps=2, dtype=torch.float32)
     tuner = METHODS[method](problem.loss_fn, OPTIMIZERS[optimizer], atf.exact)
-    state = start(problem, tuner, {"lr": 0.05})
+    state = start(problem, tuner, {"lr": 0.005})
     for batch, val_batch in problem.batches:
         before = tree_map(torch.clone, (state, batch, val_batch))
         after, info = tuner.step(state, batch, val_batch)

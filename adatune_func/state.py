@@ -1,0 +1,123 @@
+"""What a run carries from step to step, what it shows, and which of two states comes next.
+
+A step makes a candidate; :func:`settle` returns it, or the state before it with a lower lr:
+
+    state ← candidate    where the guard accepts it
+            state        else: a null step
+
+Nothing else decides what a run's numbers become, so that none that is not finite gets into one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import columns, guard, snr
+from .discount import scalar_like
+from .guard import GuardState
+from .hyper_update import Signal
+from .init_checks import checked_hparams, checked_params, checked_state, copied
+from .optimizers import Optimizer
+from .recursion import Inner
+from .snr import SnrState
+from .trees import all_finite, tree_leaves, tree_map
+from .types import Buffers, HParams, Params, PyTree
+
+
+class TunerState(NamedTuple):
+    """All that the next step needs, and nothing else: a pytree of tensors, none requiring grad."""
+
+    params: Params
+    buffers: Buffers
+    opt_state: PyTree
+    hparams: HParams
+    z: Inner  # the tangent of (params, opt_state), K columns on dim 0 of each leaf
+    mu_state: Any
+    hyper_state: Any
+    guard_state: GuardState
+    snr_state: SnrState
+
+
+class Info(NamedTuple):
+    """What one may look at after a step: 0-d tensors, or trees of them shaped as hparams."""
+
+    loss: Tensor  # training loss at the parameters before the step
+    val_loss: Tensor  # outer loss; with "next_batch" it is the training loss
+    hypergrads: HParams
+    cosine: HParams  # of the outer gradient and Z
+    snr: HParams  # of the cosine over about 100 steps: |mean| / standard deviation; noise: 0.07
+    mu: Tensor  # the discount used in this step
+    accepted: Tensor  # bool: False after a null step
+
+
+class Tuner(NamedTuple):
+    """``init(params, hparams, buffers) -> TunerState`` and ``step(state, batch, val_batch)``.
+
+    ``step`` returns ``(TunerState, Info)`` and leaves the state it was given as it is.
+    """
+
+    init: Callable[..., TunerState]
+    step: Callable[..., tuple[TunerState, Info]]
+
+
+def initial(
+    optimizer: Optimizer, params: Params, hparams: HParams, buffers: Buffers | None
+) -> TunerState:
+    """A state before the first step, all checks done; the states of mu and of the rule are ()."""
+    params = checked_params(params)
+    hparams = checked_hparams(hparams, optimizer, params)
+    opt_state = checked_state(optimizer.init(params))
+    z = columns.zeros(Inner(params, opt_state), len(tree_leaves(hparams)))
+    return TunerState(
+        params=params,
+        buffers=copied(buffers or {}),
+        opt_state=opt_state,
+        hparams=hparams,
+        z=z,
+        mu_state=(),
+        hyper_state=(),
+        guard_state=guard.init(params),
+        snr_state=snr.init(hparams, scalar_like(params, 0.0)),
+    )
+
+
+def settle(
+    state: TunerState,
+    moved: TunerState,
+    looked_at: tuple[Tensor, Tensor, Signal, Tensor],
+    faulty: Tensor,
+    outer_grads: Params,
+    longest: float,
+) -> tuple[TunerState, Info]:
+    """``moved`` if the guard accepts it, else ``state``, with a lower lr if lr is to blame.
+
+    ``outer_grads`` are the candidate's own, ``()`` where only the next step will know them.
+    """
+    loss, val_loss, signal, mu = looked_at
+    finite = all_finite(moved.params, moved.buffers, moved.opt_state, val_loss, outer_grads)
+    tuned, guard_state, share = "lr" in state.hparams, state.guard_state, torch.ones_like(loss)
+    if tuned and longest < math.inf:
+        share = guard.share_of_length(longest, state.params, moved.params)
+    if tuned and tree_leaves(outer_grads):
+        rise = guard.share_of_rise(guard_state, loss, val_loss)
+        verdict = guard.judge(faulty, finite, torch.minimum(share, rise))
+        guard_state = guard.learned(guard_state, verdict, loss, val_loss)
+    else:
+        verdict = guard.judge(faulty, finite, share)
+    # A tangent that overflows says nothing of the candidate: it is forgotten, training goes on.
+    z = guard.chosen(all_finite(*moved.z), moved.z, tree_map(torch.zeros_like, moved.z))
+    ratio, snr_state = snr.update(state.snr_state, signal.cosine)
+    lowered = guard.lowered(state.hparams, verdict.factor)
+    refused = guard.chosen(verdict.blamed, lowered, state.hparams)
+    kept = guard.chosen(
+        verdict.accepted,
+        moved._replace(z=z, snr_state=snr_state),
+        state._replace(hparams=refused),
+    )
+    info = Info(loss, val_loss, *signal, ratio, mu, verdict.accepted)
+    return kept._replace(guard_state=guard_state), info
