@@ -12,7 +12,7 @@ import torch
 import adatune_func as atf
 from adatune_func import data as image_data
 from adatune_func import networks
-from benchmarks import baselines, figures, outputs, rtho, training
+from benchmarks import baselines, figures, keep, outputs, rtho, training
 
 EPOCH = 4  # digits at 299 images a step
 FINE = ["--network", "tiny", "--batch-size", "299", "--no-compile"]
@@ -250,6 +250,19 @@ def test_adatunes_two_commands_run_as_written(script, command, monkeypatch):
     (folder,) = Path("runs").iterdir()
     assert json.loads((folder / "summary.json").read_text())["steps"] == 2
     assert "vgg" in folder.name and "cifar_10" in folder.name
+
+
+def test_a_run_is_kept_as_a_row_of_a_json_file():
+    assert logged(rtho, "--dataset", "digits", "--max-steps", "5")
+    for _ in range(2):
+        keep.main(["run", "--output", "kept.json"])
+    (row,) = json.loads(Path("kept.json").read_text())["rows"]
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert row["test_accuracy"] == summary["test_accuracy"] and row["script"] == "rtho.py"
+    assert len(row["lrs"]) == 5 and row["epochs"][0]["steps"] == 4 and row["null_steps"] == 0
+    Path("run/summary.json").unlink()
+    with pytest.raises(ValueError, match="has not finished"):
+        keep.main(["run", "--output", "kept.json"])
 
 
 def test_auto_searches_once_and_the_run_keeps_what_was_found(monkeypatch, capsys):
