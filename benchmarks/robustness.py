@@ -13,6 +13,7 @@ methods that have one; the first guess d0 for Prodigy and D-Adaptation, whose lr
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import importlib.util
 import json
@@ -90,6 +91,8 @@ TUNERS: dict[str, Callable[..., atf.Tuner]] = {
     "marthe_additive": atf.marthe,
     "marthe": atf.marthe,
     "marthe_all": atf.marthe,
+    "marthe_balanced": functools.partial(atf.marthe, **atf.presets["balanced"]),
+    "marthe_fast": functools.partial(atf.marthe, **atf.presets["fast"]),
 }
 
 #: What marthe_all tunes beside lr, from these starts.
@@ -118,6 +121,9 @@ OTHERS: dict[str, dict[str, tuple[str, str, Callable[[float], dict[str, Any]]]]]
 }
 
 METHODS = (*BASELINES, *TUNERS, *OTHERS)
+
+#: The figure compares methods; what else marthe may tune or save is for tables.
+PLOTTED = (*BASELINES, "hd", "rtho", "marthe_additive", "marthe", *OTHERS)
 
 
 def tuner_for(method: str, optimizer: str, loss_fn: Any) -> atf.Tuner:
@@ -317,21 +323,25 @@ def plot(task: str) -> None:
     path = record.RESULTS / f"robustness_{task}.json"
     lines = summary(json.loads(path.read_text())["rows"])
     print(record.table(lines, list(lines[0])))
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(11.5, 4.2), sharey=True, layout="constrained")
+    labelled = {}
     for axis, optimizer in zip(axes, OPTIMIZERS, strict=True):
-        for number, method in enumerate(METHODS):
+        for number, method in enumerate(PLOTTED):
             its = [x for x in lines if (x["method"], x["optimizer"]) == (method, optimizer)]
             if not its:
                 continue
-            bold = {"lw": 3, "zorder": 5, "color": "black"} if method == "marthe" else {"lw": 1.2}
-            label = method.replace("_", " ")
+            style: dict[str, Any] = {"lw": 1.2, "color": f"C{number}"}
+            style["ls"] = "--" if method in OTHERS else "-"
+            if method == "marthe":
+                style |= {"lw": 3, "zorder": 5, "color": "black"}
             x, y = ([line[key] for line in its] for key in ("start", "mean"))
-            axis.plot(x, y, marker="o", ms=3.5, ls="-" if number < 7 else "--", label=label, **bold)
+            (labelled[method],) = axis.plot(x, y, marker="o", ms=3.5, **style)
         axis.set(xscale="log", xlabel="start", title=f"{task}, {optimizer}")
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("test accuracy, %, mean over seeds")
-    axes[0].legend(frameon=False, fontsize=8)
+    names = [method.replace("_", " ") for method in labelled]
+    figure.legend(labelled.values(), names, loc="outside right center", frameon=False, fontsize=9)
     figure.savefig(path.with_suffix(".png"), dpi=130)
 
 
