@@ -1,4 +1,4 @@
-"""What mkdocs needs to show our docstrings: comments of fields, doctests as code, roles as links."""
+"""What mkdocs needs to show our docstrings: comments of fields, doctests as code, links."""
 
 from __future__ import annotations
 
