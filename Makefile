@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check format notebooks wheel clean
+.PHONY: help demo test test-all check format notebooks docs wheel clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ format: $(VENV)/.tests ## write the code as `make test` wants it
 
 notebooks: $(VENV)/.notebooks ## run notebooks/*.py and write the notebooks beside them
 	$(BIN)/python notebooks/build.py $(ARGS)
+
+docs: $(VENV)/.docs ## build the pages of docs/ into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)
 
 wheel: $(BIN)/pip ## build dist/*.whl
 	$(PIP) wheel --no-deps --wheel-dir dist .

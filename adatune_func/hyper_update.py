@@ -76,7 +76,7 @@ def additive(
 
     Raises:
         ValueError: at init, for a hyperparameter outside its domain or a negative hyper_lr or
-        alpha.
+            alpha.
 
     Sources: Baydin et al. 2018 (arXiv 1703.04782), Franceschi et al. 2017 (arXiv 1703.01785),
     Donini et al. 2020 (arXiv 1910.08525).

@@ -27,7 +27,7 @@ class Optimizer(NamedTuple):
         update: ``update(grads, opt_state, params, hparams) -> (updates, opt_state)``; trees of the
             shapes of ``params`` and ``opt_state``.
         hparams: each hyperparameter's name and its value at construction; what is tuned
-        overrides it.
+            overrides it.
     """
 
     init: Callable[[Params], PyTree]
