@@ -22,7 +22,8 @@ class Discount(NamedTuple):
     Attributes:
         init: ``init(params, hparams) -> state``.
         update: ``update(state, hparams, outer_grads, grads) -> state``; ``hparams`` are those
-            of the next step, ``grads`` the training gradient of the step that led to ``outer_grads``.
+            of the next step, ``grads`` the training gradient of the step that led to
+            ``outer_grads``.
         uses_grads: whether ``update`` looks at ``grads``.
     """
 
