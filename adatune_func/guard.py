@@ -74,10 +74,10 @@ def judge(faulty: Tensor, finite: Tensor, share: Tensor) -> Verdict:
 
 
 def share_of_length(longest: float, before: Params, after: Params) -> Tensor:
-    """``longest / length`` of a step that is too long, else 1."""
+    """``longest / 2 length`` of a step that is too long, else 1: at the edge networks die, too."""
     length = norm(tree_map(torch.sub, after, before)) / (1 + norm(before))
     # At most four decades at once: an overflow to inf says nothing of how far to go.
-    return torch.where(length > longest, (0.9 * longest / length).clamp(min=1e-4), 1.0)
+    return torch.where(length > longest, (0.5 * longest / length).clamp(min=1e-4), 1.0)
 
 
 def share_of_rise(state: GuardState, loss: Tensor, val_loss: Tensor) -> Tensor:

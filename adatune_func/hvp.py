@@ -43,7 +43,7 @@ def in_words(lacking: str) -> Callable[[Hvp], Hvp]:
                     raise NotImplementedError(
                         "torch's forward mode fails inside the mean of F.mse_loss "
                         "(pytorch#123996); write F.mse_loss(output, target, reduction='none')"
-                        ".mean(), as functionalize does for you, or take hvp=reverse_over_reverse"
+                        ".mean(), as functionalize does for you"
                     ) from error
                 if "forward AD" not in str(error) and "derivative for" not in str(error):
                     raise
@@ -62,8 +62,6 @@ def in_words(lacking: str) -> Callable[[Hvp], Hvp]:
 def forward_over_reverse(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
     """Exact: the jvp of the gradient along each column. About 2 gradients more a column.
 
-    Keeps no graph of the backward pass, so it needs the least memory in eager.
-
     Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian".
     """
 
@@ -78,7 +76,7 @@ def forward_over_reverse(grad_fn: GradFn, params: Params, batch: Batch, v: Param
 def reverse_over_reverse(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
     """Exact: the gradient is linearised once and its pullback taken along each column (H = Hᵀ).
 
-    Needs no forward mode, and keeps the graph of the backward pass in memory.
+    Needs no forward mode, but keeps the graph of the backward pass in memory.
     """
     grads, pullback, aux = vjp(  # type: ignore[misc]  # has_aux returns three
         lambda p: grad_fn(p, batch), params, has_aux=True
@@ -86,9 +84,8 @@ def reverse_over_reverse(grad_fn: GradFn, params: Params, batch: Batch, v: Param
     return grads, over_columns(lambda column: pullback(column)[0], v), aux
 
 
-#: The default. The same numbers as forward_over_reverse for less time: torch's forward mode multiplies
-#: the tangent of the data, which is zero, through the first layer (benchmarks/LOG.md, "Speed").
-exact = reverse_over_reverse
+#: The default.
+exact = forward_over_reverse
 
 
 def finite_difference(

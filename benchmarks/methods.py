@@ -84,7 +84,7 @@ METHODS: dict[str, Method] = {
     "exact": Method(marthe(), 4.0),
     "exact eager": Method(marthe(compiled=False), 4.0),
     "exact, next batch": Method(marthe(outer="next_batch"), 3.0),
-    "forward_over_reverse": Method(marthe(atf.forward_over_reverse), 4.0),
+    "reverse_over_reverse": Method(marthe(atf.reverse_over_reverse), 4.0),
     "finite_difference": Method(marthe(atf.finite_difference()), 3.0),
     "gauss_newton": Method(marthe(atf.gauss_newton), 10 / 3),
     "no_curvature": Method(marthe(atf.no_curvature), 2.0),

@@ -90,7 +90,7 @@ def test_a_candidate_that_is_not_finite_lowers_lr_and_keeps_the_rest():
 @pytest.mark.parametrize("method", [atf.marthe, atf.hd])
 @pytest.mark.parametrize("lr", [1.0, 1e3, 1e6])
 def test_a_step_that_is_too_long_brings_lr_to_the_scale_of_the_weights(lr, method):
-    """One step before the limit, in one refusal, at most four decades down."""
+    """Half the limit in one refusal, at most four decades down."""
     problem = tanh_mlp()
     tuner = method(problem.loss_fn, OPTIMIZERS["sgd"])
     state = start(problem, tuner, {"lr": lr})
@@ -100,7 +100,7 @@ def test_a_step_that_is_too_long_brings_lr_to_the_scale_of_the_weights(lr, metho
         state.params
     )
     allowed = 0.05 * (1 + norm(state.params)) / norm(grads)
-    expected = max(0.9 * float(allowed), 1e-4 * lr)
+    expected = max(0.5 * float(allowed), 1e-4 * lr)
     assert float(after.hparams["lr"]) == pytest.approx(expected, rel=1e-9)
 
 
