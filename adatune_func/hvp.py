@@ -22,8 +22,10 @@ from .types import Batch, GradFn, Hvp, Params, Products
 _MIXED = ("to have the same dtype", "should be the same")
 
 
-def in_words(lacking: str) -> Callable[[Hvp], Hvp]:
+def in_words(lacking: str, other: str = "") -> Callable[[Hvp], Hvp]:
     """Say what to do when a kernel lacks a derivative (in eager: dynamo raises its own error)."""
+
+    instead = f"; for other losses try hvp={other}, exact as well" if other else ""
 
     def translated(hvp: Hvp) -> Hvp:
         @functools.wraps(hvp)
@@ -50,7 +52,7 @@ def in_words(lacking: str) -> Callable[[Hvp], Hvp]:
                 raise NotImplementedError(
                     f"the loss uses an operation without {lacking}; for attention, run the model "
                     "under torch.nn.attention.sdpa_kernel(SDPBackend.MATH) or take "
-                    f"hvp=finite_difference(), which needs gradients only (torch: {error})"
+                    f"hvp=finite_difference(), which needs gradients only{instead} (torch: {error})"
                 ) from error
 
         return explained
@@ -58,7 +60,7 @@ def in_words(lacking: str) -> Callable[[Hvp], Hvp]:
     return translated
 
 
-@in_words("forward-mode derivatives")
+@in_words("forward-mode derivatives", other="reverse_over_reverse")
 def forward_over_reverse(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
     """Exact: the jvp of the gradient along each column. About 2 gradients more a column.
 
@@ -72,7 +74,7 @@ def forward_over_reverse(grad_fn: GradFn, params: Params, batch: Batch, v: Param
     return first_column(grads), products, first_column(aux)
 
 
-@in_words("a second backward pass")
+@in_words("a second backward pass", other="forward_over_reverse")
 def reverse_over_reverse(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
     """Exact: the gradient is linearised once and its pullback taken along each column (H = Hᵀ).
 

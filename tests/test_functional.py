@@ -115,7 +115,7 @@ def test_regression_has_exact_products(criterion, hvp):
     batch = torch.randn(8, 3, dtype=torch.float64), torch.randn(8, 2, dtype=torch.float64)
     loss_fn, params, buffers = atf.functionalize(module, criterion)
     assert float(loss_fn(params, buffers, batch)[0]) == pytest.approx(
-        float(criterion(module(batch[0]), batch[1])), rel=1e-12
+        float(criterion(module(batch[0]), batch[1]).detach()), rel=1e-12
     )
     tuner = atf.marthe(loss_fn, atf.sgd(momentum=0.9), hvp=hvp)
     state, _ = tuner.step(tuner.init(params, {"lr": 0.01}, buffers), batch, batch)
@@ -132,3 +132,14 @@ def test_mse_loss_in_a_loss_of_ones_own_is_an_error_in_words():
     batch = torch.randn(4, 3), torch.randn(4)
     with pytest.raises(NotImplementedError, match="reduction='none'"):
         tuner.step(state, batch, batch)
+
+
+def test_a_loss_without_forward_mode_has_another_exact_product():
+    module = nn.Linear(3, 1)
+    loss_fn, params, buffers = atf.functionalize(module, F.huber_loss)
+    batch = torch.randn(4, 3), torch.randn(4, 1)
+    tuner = atf.marthe(loss_fn, atf.sgd())
+    with pytest.raises(NotImplementedError, match="try hvp=reverse_over_reverse"):
+        tuner.step(tuner.init(params, {"lr": 0.01}, buffers), batch, batch)
+    tuner = atf.marthe(loss_fn, atf.sgd(), hvp=atf.reverse_over_reverse)
+    assert tuner.step(tuner.init(params, {"lr": 0.01}, buffers), batch, batch)[1].accepted
