@@ -59,7 +59,7 @@ def compare(tuner, problem, hparams, backend, tolerance):
 def test_compiled_equals_eager(optimizer, hvp, method):
     problem = tanh_mlp()
     tuner = METHODS[method](problem.loss_fn, OPTIMIZERS[optimizer], HVPS[hvp])
-    compare(tuner, problem, {"lr": 0.05}, "eager", 1e-10)
+    compare(tuner, problem, {"lr": 0.005}, "eager", 1e-10)
 
 
 @pytest.mark.parametrize("hparams", [{"lr": 0.05}, {"lr": 0.05, "momentum": 0.8}])
