@@ -1,0 +1,173 @@
+"""README's figures, written from the JSON files under results/.
+
+    python -m benchmarks.readme           # rewrite the parts of README between their markers
+
+A part lies between ``<!-- figures: name -->`` and ``<!-- end -->``; ``PARTS`` says how each is
+drawn. A test compares README with what this module would write.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import record, robustness
+
+README = Path(__file__).parent.parent / "README.md"
+MARKED = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+#: The tasks of robustness.py as README calls them.
+TASKS = {
+    "digits_mlp": "digits, MLP",
+    "digits": "digits, LeNet",
+    "mnist": "MNIST, MLP",
+    "cifar_10": "CIFAR-10, small CNN",
+}
+SPEED = {
+    "mlp": "MLP, batch 128",
+    "lenet": "LeNet, 128",
+    "vgg_11": "VGG-11, 64",
+    "resnet_18": "ResNet-18, 64",
+    "transformer": "transformer, 64",
+}
+STEPS = {
+    "plain": "plain",
+    "hd": "`hd`",
+    "fast": "`fast`",
+    "balanced": "`balanced`",
+    "exact": "exact",
+    "reverse_over_reverse": "by reverse",
+    "classic eager": "classic",
+}
+
+
+def kept(name: str) -> dict[str, Any]:
+    return json.loads((record.RESULTS / f"{name}.json").read_text())
+
+
+def only(rows: list[dict[str, Any]], **wanted: Any) -> dict[str, Any]:
+    """The row with these values; an error if there is none or more than one."""
+    (row,) = [r for r in rows if all(r.get(key) == value for key, value in wanted.items())]
+    return row
+
+
+def grid(head: list[str], lines: list[list[str]]) -> str:
+    cells = [head, ["---"] * len(head), *lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells) + "\n"
+
+
+def starts() -> str:
+    """Mean (worst) test accuracy of MARTHE by start, and of the best cosine."""
+    lines = []
+    for task, title in TASKS.items():
+        if not (record.RESULTS / f"robustness_{task}.json").exists():
+            continue
+        rows = kept(f"robustness_{task}")["rows"]
+        for optimizer, name in (("sgd", "SGD"), ("adamw", "AdamW")):
+            cells = [row for row in robustness.summary(rows) if row["optimizer"] == optimizer]
+            ours = {row["start"]: row for row in cells if row["method"] == "marthe"}
+            cosines = [row for row in cells if row["method"] == "cosine"]
+            if set(ours) >= set(robustness.STARTS) and cosines:
+                best = max(cosines, key=lambda row: row["mean"])
+                accuracies = [_mean_worst(ours[start]) for start in robustness.STARTS]
+                lines.append([f"{title}, {name}", *accuracies, f"{_mean_worst(best)}"])
+    heads = [f"{start:g}".replace("e-0", "e-") for start in robustness.STARTS]
+    return grid(["from lr", *heads, "best cosine"], lines)
+
+
+def _mean_worst(row: dict[str, Any]) -> str:
+    return f"{row['mean']:.1f} ({row['worst']:.1f})"
+
+
+def speed() -> str:
+    """Milliseconds of a plain step of ``torch.optim``, compiled, and ratios to it."""
+    rows = kept("speed")["rows"]
+    lines = []
+    for network, title in SPEED.items():
+        its = [r for r in rows if r["network"] == network and r["optimizer"] == "sgd"]
+        its = [r for r in its if r["device"] == "cpu" and not r["autocast"]]
+        its = [r for r in its if not r["channels_last"] and r["threads"] == 1]
+        if its:
+            by = {row["method"]: row for row in its}
+            base = by["torch.optim compiled"]["ms"]
+            lines.append([title, f"{base:.3g} ms", *(f"{by[m]['ratio']:.2f}" for m in STEPS)])
+    return grid(["", "torch.optim, compiled", *STEPS.values()], lines)
+
+
+def measured() -> str:
+    """What single commands lead to."""
+    jobs, vgg = kept("main_job")["rows"], kept("vgg_cifar_10")["rows"]
+    digits, mnist = (only(jobs, dataset=name)["test_accuracy"] for name in ("digits", "mnist"))
+    ours = only(vgg, script="rtho.py")["test_accuracy"]
+    cyclic = only(vgg, lr_scheduler="cyclic")["test_accuracy"]
+    vgg_flags = "--network vgg --dataset cifar_10 --optimizer sgd --momentum 0.9"
+    hostile, resume = kept("hostile"), kept("resume")
+    kills = len(resume["logged_steps_when_killed"])
+    different = 0 if all(resume["equal_bit_for_bit"].values()) else "some"
+    population = only(kept("population")["rows"], network="mlp", members=16)
+    lines = [
+        ["digits, LeNet, lr tuned from 0.001", f"{digits:.2%} test", "`make demo`"],
+        [
+            "MNIST, LeNet, 3 epochs, lr tuned from 0.001",
+            f"{mnist:.2%} test",
+            "`python benchmarks/rtho.py --dataset mnist --num-epoch 3`",
+        ],
+        [
+            "CIFAR-10, VGG-11, one epoch, AdaTune's own command and constants: lr falls to 0",
+            f"{ours:.1%} test",
+            f"`python benchmarks/rtho.py {vgg_flags} --hyper-lr 1e-8 --adatune-defaults "
+            "--num-epoch 1`",
+        ],
+        [
+            "the same, cosine with restarts",
+            f"{cyclic:.1%} test",
+            f"`python benchmarks/baselines.py {vgg_flags} --lr-scheduler cyclic "
+            "--adatune-defaults --num-epoch 1`",
+        ],
+        [
+            "HD, logistic regression on MNIST, iterations to training loss 0.29, by start",
+            baydin(),
+            "`python benchmarks/baydin.py`",
+        ],
+        [
+            "16 MLPs in one vmapped step, over one after the other",
+            f"{population['speedup']:.1f} x",
+            "`python -m benchmarks.population`",
+        ],
+        [
+            f"{hostile['runs']} hostile runs (NaN batches, start lr 1e3, ...): broken numbers",
+            f"{hostile['broken']}",
+            "`make test-all`",
+        ],
+        [
+            "`kill -9`, then `--resume`: runs that were not bit for bit the same",
+            f"{different} of {kills}",
+            "`make test-all`",
+        ],
+    ]
+    return grid(["what", "figure", "command"], lines)
+
+
+def baydin() -> str:
+    rows = kept("baydin")["rows"]
+    said = []
+    for optimizer, name in (("sgd", "SGD"), ("adam", "Adam")):
+        its = [row for row in rows if row["method"] == "hd" and row["optimizer"] == optimizer]
+        counts = [row["iterations"] for row in sorted(its, key=lambda row: row["start"])]
+        said.append(f"{name} " + " ".join("-" if n is None else str(n) for n in counts))
+    return "; ".join(said)
+
+
+PARTS: dict[str, Callable[[], str]] = {"starts": starts, "measured": measured, "speed": speed}
+
+
+def rewritten(text: str) -> str:
+    """README's text with every marked part drawn anew."""
+    return MARKED.sub(lambda match: match[1] + PARTS[match[2]]() + match[3], text)
+
+
+if __name__ == "__main__":
+    README.write_text(rewritten(README.read_text()))
