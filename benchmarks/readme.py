@@ -74,7 +74,9 @@ def starts() -> str:
                 best = max(cosines, key=lambda row: row["mean"])
                 accuracies = [_mean_worst(ours[start]) for start in robustness.STARTS]
                 lines.append([f"{title}, {name}", *accuracies, f"{_mean_worst(best)}"])
-    heads = [f"{start:g}".replace("e-0", "e-") for start in robustness.STARTS]
+    heads = [
+        f"{start:.0e}".replace("e-0", "e-").replace("1e+00", "1") for start in robustness.STARTS
+    ]
     return grid(["from lr", *heads, "best cosine"], lines)
 
 

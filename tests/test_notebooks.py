@@ -71,7 +71,7 @@ def test_the_notebook_says_nothing_of_where_it_was_made(script):
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive:UserWarning")
-def test_the_script_runs(script, monkeypatch):
+def test_the_script_runs(script, monkeypatch, capsys):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
@@ -84,3 +84,7 @@ def test_the_script_runs(script, monkeypatch):
     finally:
         torch.set_default_dtype(dtype)
         plt.close("all")
+    if script.stem == "04_what_it_costs":  # it prints what benchmarks/results/*.json say today
+        outputs = outputs_of(json.loads(script.with_suffix(".ipynb").read_text()))
+        printed = "".join("".join(output.get("text", [])) for output in outputs)
+        assert printed == capsys.readouterr().out, "run: make notebooks ARGS=04_what_it_costs.py"

@@ -1,16 +1,26 @@
-"""Every python block of README runs as printed, one after the other, in one namespace."""
+"""Every python block of README runs as printed, its figures are those of the JSON files."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+from benchmarks import readme
+
 README = Path(__file__).parent.parent / "README.md"
 
 
 def test_every_python_block_runs():
+    """One after the other, in one namespace."""
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
     assert blocks
     names: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, str(README), "exec"), names)
+
+
+def test_figures_are_drawn_from_the_results():
+    """After ``python -m benchmarks.readme`` nothing changes, and no part was left out."""
+    text = README.read_text()
+    assert {name for _, name, _ in readme.MARKED.findall(text)} == set(readme.PARTS)
+    assert readme.rewritten(text) == text
