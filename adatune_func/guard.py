@@ -11,11 +11,11 @@ A step proposes a candidate ``u_{t+1}`` and the guard rules on it, without a bra
 Only a tuned lr can be lowered: where it is not, what is not finite is refused and nothing else.
 Each limit says by how much lr exceeded it:
 
-    length    ‖w_{t+1} - w_t‖ ≤ longest · (1 + ‖w_t‖), where the rule says what is longest: a
-              twentieth for ``relative``, any length for ``additive``. A network that loses its
-              weights within some twenty steps dies while its loss still falls; sound training stays
-              below a twenty-fifth (benchmarks/LOG.md). Steps are nearly proportional to lr, so one
-              refusal brings a start that is decades too high to the scale of the weights.
+    length    ‖w_{t+1} - w_t‖ ≤ longest · (1 + ‖w_t‖), where the rule says what is longest:
+              0.03 for ``relative``, any length for ``additive``. A network that loses its weights
+              within some thirty steps dies while its loss still falls; sound training stays below
+              that but for its first steps (benchmarks/LOG.md). Steps are nearly proportional to lr,
+              so one refusal brings a start that is decades too high to the scale of the weights.
     rise      E ≤ max(center, L_t(w_t)) + 2·max(spread, |center| / 10), where center is a running
               mean of the outer losses that were accepted and spread a decaying maximum of how far
               they rose above it. A loss that was as high before the step is no fault of the step;

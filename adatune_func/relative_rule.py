@@ -59,7 +59,7 @@ def relative(
     step: float = 0.1,
     halving: float = 100.0,
     decays: tuple[float, float] = (0.9, 0.99),
-    longest: float = 0.05,
+    longest: float = 0.03,
     domains: Mapping[str, tuple[float, float]] | None = None,
 ) -> HyperUpdate:
     """``x ← x - step/(1 + n/halving) · clip(m̂/r̂, -1, 1)``, x = log η or log(1 - η); see the module.
@@ -73,7 +73,7 @@ def relative(
         decays: of m and r, in [0, 1).
         longest: no step of training is longer than this times 1 + ‖w‖, lr is lowered instead: what
             brings a start that is far too high down at once. ``inf`` for problems that sound
-            training solves in less than some twenty steps.
+            training solves in less than some thirty steps.
         domains: name to (low, high), on top of ``DOMAINS``.
 
     Raises:

@@ -41,7 +41,7 @@ def marthe(
     loss_fn: LossFn,
     optimizer: Optimizer,
     *,
-    mu: float | Discount = 0.99,
+    mu: float | Discount = 0.995,
     hyper_update: HyperUpdate = relative(),
     hvp: Hvp = exact,
     outer: Outer = "validation",

@@ -31,7 +31,7 @@ ADATUNE = {
     "model_loc": "./model.pt",
 }  # fmt: skip
 
-#: The search for --hyper-lr auto: three horizons of mu = 0.99, and how many runs a round.
+#: The search for --hyper-lr auto: steps, beyond the horizon of the default mu, and runs a round.
 SEARCH_STEPS, SEARCH_MEMBERS = 300, 8
 
 
@@ -42,9 +42,9 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--mu",
         type=discount,
-        default=0.99,
+        default=0.995,
         metavar="X",
-        help="discount: 1 is RTHO, 0 HD on validation, below 0 adapts it (0.99)",
+        help="discount: 1 is RTHO, 0 HD on validation, below 0 adapts it (0.995)",
     )
     add(
         "--hyper-lr",

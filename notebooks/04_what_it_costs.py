@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 
 plt.style.use("plain.mplstyle")
 RESULTS = Path("..", "benchmarks", "results")
-MU = 0.99  # the default of `marthe`
+MU = 0.99  # near the default of `marthe`, 0.995
 speed, curvature = (
     json.loads((RESULTS / name).read_text()) for name in ("speed.json", "curvature.json")
 )
