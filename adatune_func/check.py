@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from .init_checks import checked_hparams, checked_params, checked_state
 from .optimizers import Optimizer
 from .recursion import Inner, advance, discounted, gradient_of, hypergradient
 from .trees import dot, norm, tree_flatten, tree_leaves, tree_map, tree_paths, tree_unflatten
-from .types import Batch, Buffers, HParams, Hvp, LossFn, Params, PyTree
+from .types import Batch, Buffers, HParams, Hvp, LossFn, Params, PyTree, is_a
 
 _STEP = 1e-4  # relative: truncation is 1e-8 of the third derivative, rounding far below
 
@@ -178,18 +178,17 @@ def _compare(k: int, run: _Run, mu: float, z: Inner, h: Tensor) -> TangentCheck:
 
 
 @contextlib.contextmanager
-def _repeatable() -> Iterator[None]:
+def _repeatable() -> Generator[None]:
     """The same random numbers in every run, and the caller's generator left alone."""
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(0)
+    random: Any = torch.random  # torch does not say what these two take
+    with random.fork_rng(), torch.no_grad():
+        random.manual_seed(0)
         yield
 
 
 def _double(tree: PyTree) -> PyTree:
     """Floating-point tensors of a tree in float64; the rest as it is."""
     return tree_map(
-        lambda leaf: (
-            leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
-        ),
+        lambda leaf: leaf.double() if is_a(leaf, Tensor) and leaf.is_floating_point() else leaf,
         tree,
     )

@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from .types import is_a
+
 FORMAT = 1
 State = TypeVar("State")
 
@@ -110,7 +112,7 @@ def _read(path: Path) -> dict[str, Any]:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception:  # torch meets damaged bytes with errors of a dozen kinds
         raise ValueError(f"{path} is not a checkpoint, or it is damaged or cut short") from None
-    if not isinstance(content, dict) or "format" not in content:
+    if not is_a(content, dict) or "format" not in content:
         raise ValueError(f"{path} is not a checkpoint of adatune_func")
     if content["format"] != FORMAT:
         raise ValueError(f"{path} has format {content['format']}; this version reads {FORMAT}")
@@ -146,26 +148,26 @@ def _leaves(tree: Any) -> dict[str, Tensor]:
 def _types(tree: Any) -> dict[str, str]:
     """The NamedTuples of a tree by path: what tells one optimizer's state from another's."""
     types: dict[str, str] = {}
-    _walk(tree, lambda *_: None, types.__setitem__)
+    _walk(tree, lambda name, leaf: None, types.__setitem__)
     return types
 
 
 def _walk(
     tree: Any,
     visit: Callable[[str, Tensor], Any],
-    enter: Callable[[str, str], None] = lambda *_: None,
+    enter: Callable[[str, str], None] = lambda name, kind: None,
     path: tuple[str, ...] = (),
 ) -> Any:
     """The tree with ``visit(path, leaf)`` for its leaves; ``enter(path, type)`` at NamedTuples."""
     name = "/".join(path)
     if isinstance(tree, Tensor):
         return visit(name, tree)
-    if isinstance(tree, Mapping):
-        made = OrderedDict if isinstance(tree, OrderedDict) else dict  # trees tell them apart
+    if is_a(tree, Mapping):
+        made: Any = OrderedDict if is_a(tree, OrderedDict) else dict  # trees tell them apart
         return made(
             (key, _walk(value, visit, enter, (*path, str(key)))) for key, value in tree.items()
         )
-    if not isinstance(tree, tuple | list):
+    if not is_a(tree, tuple | list):
         raise TypeError(f"{name or 'the state'} is {type(tree).__name__}, not a tensor or a tree")
     fields = getattr(tree, "_fields", None)
     if fields is not None:

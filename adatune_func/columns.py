@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
+from .transforms import vmap
 from .trees import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from .types import PyTree
 

@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import grad, grad_and_value, jvp, vjp
+from torch.func import grad, grad_and_value
 
 from .columns import over_columns
 from .functional import ModelLoss
 from .hvp import in_words
 from .recursion import Gradient
+from .transforms import jvp, vjp
 from .trees import tree_map
 from .types import Batch, GradFn, Params, Products
 
@@ -39,9 +40,7 @@ def gauss_newton(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Pr
     """
     model_fn, criterion, buffers = _parts(grad_fn)
     # One forward pass, hence one dropout mask, for everything below.
-    output, pullback, moved = vjp(  # type: ignore[misc]  # has_aux returns three
-        lambda p: model_fn(p, buffers, batch), params, has_aux=True
-    )
+    output, pullback, moved = vjp(lambda p: model_fn(p, buffers, batch), params, has_aux=True)
     slope, loss = grad_and_value(criterion)(output, batch)
     push = vjp(lambda cotangent: pullback(cotangent)[0], tree_map(torch.zeros_like, output))[1]
 

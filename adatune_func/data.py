@@ -125,8 +125,8 @@ def validation_batches(
 
 def in_order(split: Split, batch_size: int) -> Iterator[Split]:
     """Every image once, raw, in the split's own order; the last batch may be short."""
-    pairs = zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True)
-    return (Split(images, labels) for images, labels in pairs)
+    images, labels = (torch.split(part, batch_size) for part in split)
+    return (Split(*pair) for pair in zip(images, labels, strict=True))
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -163,7 +163,7 @@ def _batches(split: Split, batch_size: int, seed: int, start: int) -> Iterator[S
         epoch, position = divmod(step, size // batch_size)
         order = torch.randperm(size, generator=_generator(seed, "order", epoch))
         order = order.to(split.labels.device)
-        for batch in order.split(batch_size)[position : size // batch_size]:
+        for batch in torch.split(order, batch_size)[position : size // batch_size]:
             yield _take(split, batch)
             step += 1
 
@@ -194,9 +194,9 @@ def _digits(root: Path) -> tuple[Split, Split]:
     except ImportError:
         raise ImportError("the digits come with scikit-learn: pip install scikit-learn") from None
     small, labels = datasets.load_digits(return_X_y=True)  # 0 to 16
-    small = torch.from_numpy(small).float().reshape(-1, 1, 8, 8) * (255 / 16)
+    small = torch.as_tensor(small).float().reshape(-1, 1, 8, 8) * (255 / 16)
     images = F.interpolate(small, (28, 28), mode="bilinear", align_corners=False)
-    digits = Split(images.round().to(torch.uint8), torch.from_numpy(labels).long())
+    digits = Split(images.round().to(torch.uint8), torch.as_tensor(labels).long())
     order = torch.randperm(len(labels), generator=_generator(0, "digits", 0))
     return _take(digits, order[300:]), _take(digits, order[:300])
 
@@ -263,7 +263,7 @@ def torchvision_datasets() -> ModuleType:
 
 @cache  # the declarations last as long as the object
 def _declare_operators() -> torch.library.Library:
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    library: Any = torch.library.Library("torchvision", "FRAGMENT")
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define(
         "qnms(Tensor dets, Tensor scores, float scale, int zero_point, float iou_threshold)"

@@ -89,8 +89,12 @@ def _twice_differentiable(criterion: Callable[..., Tensor]) -> Callable[..., Ten
     """torch's forward mode fails inside the mean of mse_loss (pytorch#123996): taken outside."""
     modular = isinstance(criterion, nn.MSELoss) and criterion.reduction == "mean"
     if modular or criterion is F.mse_loss:
-        return lambda output, target: F.mse_loss(output, target, reduction="none").mean()
+        return _mse
     return criterion
+
+
+def _mse(output: Tensor, target: Tensor) -> Tensor:
+    return F.mse_loss(output, target, reduction="none").mean()
 
 
 class HasValues(Protocol):

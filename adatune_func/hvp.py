@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
-from torch.func import jvp, vjp, vmap
 
 from .columns import over_columns, squares
+from .transforms import jvp, vjp, vmap
 from .trees import norm, tree_leaves, tree_map
 from .types import Batch, GradFn, Hvp, Params, Products
 
@@ -80,9 +80,7 @@ def reverse_over_reverse(grad_fn: GradFn, params: Params, batch: Batch, v: Param
 
     Needs no forward mode, but keeps the graph of the backward pass in memory.
     """
-    grads, pullback, aux = vjp(  # type: ignore[misc]  # has_aux returns three
-        lambda p: grad_fn(p, batch), params, has_aux=True
-    )
+    grads, pullback, aux = vjp(lambda p: grad_fn(p, batch), params, has_aux=True)
     return grads, over_columns(lambda column: pullback(column)[0], v), aux
 
 

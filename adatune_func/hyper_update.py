@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .trees import tree_map
-from .types import HParams
+from .types import HParams, is_a
 
 #: Where each hyperparameter may live, both ends included; other names are positive.
 DOMAINS: dict[str, tuple[float, float]] = {
@@ -163,6 +163,6 @@ def _pick(value: float | Mapping[str, float], name: str) -> float:
 
 
 def _leaves(tree: Any) -> list[Any]:
-    if isinstance(tree, Mapping):
+    if is_a(tree, Mapping):
         return [leaf for value in tree.values() for leaf in _leaves(value)]
     return [tree]

@@ -11,7 +11,7 @@ from torch import Tensor
 from .discount import scalar_like
 from .optimizers import Optimizer
 from .trees import tree_leaves, tree_map
-from .types import HParams, Params, PyTree
+from .types import HParams, Params, PyTree, is_a
 
 
 def checked_params(params: Params) -> Params:
@@ -32,7 +32,7 @@ def checked_params(params: Params) -> Params:
 
 def checked_hparams(hparams: HParams, optimizer: Optimizer, params: Params) -> HParams:
     """``hparams`` as 0-d tensors: names known to the optimizer, values scalar floats."""
-    if not isinstance(hparams, Mapping):
+    if not is_a(hparams, Mapping):
         raise TypeError(f"hparams must be a dict such as {{'lr': 0.1}}, got {_kind(hparams)}")
     for name in hparams:
         if name not in optimizer.hparams:
@@ -76,7 +76,7 @@ def copied(tree: PyTree) -> PyTree:
 
 
 def _scalars(name: str, value: Any, params: Params) -> Any:
-    if isinstance(value, Mapping):
+    if is_a(value, Mapping):
         return {prefix: _scalars(f"{name}[{prefix!r}]", v, params) for prefix, v in value.items()}
     if isinstance(value, Tensor):
         if value.ndim != 0:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .trees import tree_leaves, tree_paths
-from .types import Batch, GradFn, HParams, Hvp, Params, Products
+from .types import Batch, GradFn, HParams, Hvp, Params, Products, is_a
 from .wrappers import owners_by_prefix
 
 
@@ -45,7 +46,7 @@ def shared_product(hvp: Hvp, hparams: HParams) -> Hvp:
         kept = _columns_kept(params, hparams, paths)
         sewn = {name: torch.stack([v[name][k] for k in kept[name]]) for name in v}
         grads, hs, aux = hvp(grad_fn, params, batch, sewn)
-        dealt = {}
+        dealt: dict[str, Tensor] = {}
         for name in v:
             zero = torch.zeros_like(hs[name][0])
             row = dict(zip(kept[name], hs[name], strict=True))
@@ -61,7 +62,7 @@ def _columns_kept(
     """By parameter, the columns that live on it: one a hyperparameter."""
     kept: dict[str, list[int]] = {name: [] for name in params}
     for hparam, value in hparams.items():
-        nested = isinstance(value, Mapping)
+        nested = is_a(value, Mapping)
         owners = owners_by_prefix(params, hparam, value) if nested else dict.fromkeys(params)
         for name, prefix in owners.items():
             kept[name].append(paths.index((hparam, prefix) if nested else (hparam,)))

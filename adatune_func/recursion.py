@@ -19,13 +19,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value, jvp
+from torch.func import grad_and_value
 
 from . import columns
 from .hyper_update import Signal
 from .optimizers import Optimizer
+from .transforms import jvp
 from .trees import norm, tree_leaves, tree_map
-from .types import Batch, Buffers, HParams, LossFn, Params, PyTree
+from .types import Batch, Buffers, HParams, LossFn, Params, PyTree, is_a
 
 
 class Inner(NamedTuple):
@@ -48,7 +49,7 @@ class Gradient(NamedTuple):
     def __call__(self, params: Params, batch: Batch) -> tuple[Params, tuple[Tensor, Buffers]]:
         def scalar_loss(params: Params) -> tuple[Tensor, tuple[Tensor, Buffers]]:
             result = self.loss_fn(params, self.buffers, batch)
-            if not isinstance(result, tuple) or len(result) != 2:
+            if not is_a(result, tuple) or len(result) != 2:
                 raise ValueError(
                     f"loss_fn must return (loss, buffers), got {type(result).__name__}"
                 )

@@ -171,7 +171,7 @@ def _check_rate(name: str, rate: float) -> None:
     _check(0 <= rate < math.inf, f"{name} must be a finite number from 0 up, not {rate}")
 
 
-def _check_count(name: str, count: int) -> None:
+def _check_count(name: str, count: object) -> None:
     _check(
         isinstance(count, int) and count >= 1,
         f"{name} must be a whole number from 1 up, not {count}",

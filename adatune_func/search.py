@@ -33,7 +33,7 @@ def find_hyper_lr(
     slack: float = 0.05,
     adapt: bool = True,
     loop: bool = False,
-    wrap: Callable[..., Any] = lambda step: step,
+    wrap: Callable[[Any], Any] = lambda step: step,
 ) -> Found:
     """The largest hyper-learning-rate, then the largest alpha, with which short runs stay stable.
 
@@ -81,7 +81,7 @@ def find_hyper_lr(
     rows: list[dict[str, float]] = []
 
     def search(low: float, high: float, numbers: Callable[[float], Any]) -> float:
-        exponents = torch.linspace(low, high, members - 1).tolist()
+        exponents = map(float, torch.linspace(low, high, members - 1))
         ratios = [0.0, *(10**exponent for exponent in exponents)]
         settings = [numbers(ratio) for ratio in ratios]
         result = run([_with(state, *setting) for setting in settings], batches)
@@ -122,7 +122,7 @@ def _with(state: TunerState, betas: dict[str, float], alpha: float) -> TunerStat
 
 def _scales(state: TunerState, still: Sweep) -> dict[str, tuple[float, float]]:
     """By name ``(|η|, rms(h))`` along a run that stands still; what is 0 counts as small."""
-    scales = {}
+    scales: dict[str, tuple[float, float]] = {}
     for name, value in state.hparams.items():
         eta = max(float(leaf.abs()) for leaf in tree_leaves(value))
         h = torch.stack([leaf.double() for leaf in tree_leaves(still.infos.hypergrads[name])])

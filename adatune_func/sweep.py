@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from torch.func import vmap
 
 from .state import Info, Tuner, TunerState
+from .transforms import vmap
 from .trees import tree_leaves, tree_map, tree_paths
 from .types import Batch, HParams
 
@@ -66,7 +66,7 @@ def sweep(
     batches: Batches,
     *,
     loop: bool = False,
-    wrap: Callable[..., Any] = lambda step: step,
+    wrap: Callable[[Any], Any] = lambda step: step,
 ) -> Sweep:
     """Train N runs side by side on the same batches; each is what it would be alone.
 
@@ -115,7 +115,7 @@ def table(sweep: Sweep, tail: float = 0.1) -> list[dict[str, float]]:
         "mu": sweep.infos.mu[-1],
         "accepted": sweep.infos.accepted.double().mean(0),
     }
-    numbers = {name: column.tolist() for name, column in columns.items()}
+    numbers = {name: [float(x) for x in column] for name, column in columns.items()}
     return [dict(zip(numbers, row, strict=True)) for row in zip(*numbers.values(), strict=True)]
 
 
@@ -125,14 +125,15 @@ def _named(hparams: HParams, suffix: str) -> dict[str, Any]:
 
 
 def runner(
-    tuner: Tuner, loop: bool, wrap: Callable[..., Any]
+    tuner: Tuner, loop: bool, wrap: Callable[[Any], Any]
 ) -> Callable[[Sequence[TunerState], Batches], Sweep]:
     """A sweep with its step, so that several sweeps of one size compile once."""
     step = looped(wrap(tuner.step)) if loop else wrap(vmapped(tuner.step))
 
     def run(states: Sequence[TunerState], batches: Batches) -> Sweep:
-        stacked, infos = stack(states), []
-        moved = list(states) if loop else stacked
+        stacked = stack(states)
+        infos: list[Info] = []
+        moved: Any = list(states) if loop else stacked
         for batch in batches:
             moved, info = step(moved, *batch)
             infos.append(info)
@@ -140,7 +141,7 @@ def runner(
             raise ValueError("a sweep needs at least one batch")
         return Sweep(
             stacked.hparams,
-            stack(moved) if isinstance(moved, list) else moved,
+            stack(moved) if loop else moved,
             tree_map(lambda *leaves: torch.stack(leaves), *infos),
         )
 

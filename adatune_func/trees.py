@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, overload
 
 import optree
 import torch
@@ -11,7 +11,31 @@ from torch import Tensor
 
 from .types import PyTree
 
-tree_map: Callable[..., Any] = optree.tree_map
+
+class OfLeaves(Protocol):
+    """A function of any number of leaves, one a tree."""
+
+    def __call__(self, *leaves: Tensor) -> Any: ...
+
+
+class TreeMap(Protocol):
+    """``fn`` of the leaves of trees of one structure: tensors, where ``fn`` does not say."""
+
+    @overload
+    def __call__(self, fn: Callable[[Tensor], Any], a: PyTree, /) -> Any: ...
+    @overload
+    def __call__(self, fn: Callable[[Tensor, Tensor], Any], a: PyTree, b: PyTree, /) -> Any: ...
+    @overload
+    def __call__(
+        self, fn: Callable[[Tensor, Tensor, Tensor], Any], a: PyTree, b: PyTree, c: PyTree, /
+    ) -> Any: ...
+    @overload
+    def __call__(self, fn: OfLeaves, /, *trees: PyTree) -> Any: ...
+    @overload
+    def __call__(self, fn: Callable[..., Any], /, *trees: PyTree) -> Any: ...
+
+
+tree_map: TreeMap = optree.tree_map
 tree_flatten: Callable[..., tuple[list[Any], Any]] = optree.tree_flatten
 tree_unflatten: Callable[..., Any] = optree.tree_unflatten
 tree_paths: Callable[..., list[tuple[Any, ...]]] = optree.tree_paths

@@ -151,7 +151,8 @@ def rtho(loss_fn: LossFn, optimizer: Optimizer, **kwargs: Any) -> Tuner:
 
     Source: Franceschi et al. 2017, arXiv 1703.01785.
     """
-    return marthe(loss_fn, optimizer, **{"mu": 1.0, **kwargs})
+    defaults: dict[str, Any] = {"mu": 1.0}
+    return marthe(loss_fn, optimizer, **defaults | kwargs)
 
 
 def hd(loss_fn: LossFn, optimizer: Optimizer, **kwargs: Any) -> Tuner:
@@ -160,6 +161,5 @@ def hd(loss_fn: LossFn, optimizer: Optimizer, **kwargs: Any) -> Tuner:
     With sgd and the additive rule ``lr_t = lr_{t-1} + β <g_t, g_{t-1}>``.
     Source: Baydin et al. 2018, "Online learning rate adaptation with hypergradient descent".
     """
-    return marthe(
-        loss_fn, optimizer, **{"mu": 0.0, "hvp": no_curvature, "outer": "next_batch", **kwargs}
-    )
+    defaults: dict[str, Any] = {"mu": 0.0, "hvp": no_curvature, "outer": "next_batch"}
+    return marthe(loss_fn, optimizer, **defaults | kwargs)

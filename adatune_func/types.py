@@ -33,6 +33,11 @@ GradFn: TypeAlias = Callable[[Params, Batch], tuple[Params, Any]]
 Products: TypeAlias = tuple[Params, Params, Any]
 
 
+#: ``isinstance`` that narrows nothing: for checks of what an annotation already promises, and where
+#: narrowing ``Any`` to ``dict`` or ``Mapping`` would make unknowns of its keys and values.
+is_a: Callable[[Any, Any], bool] = isinstance
+
+
 class Hvp(Protocol):
     """Gradient and Hessian-vector products from one look at a batch."""
 

@@ -14,7 +14,7 @@ import torch
 
 from .optimizers import Optimizer
 from .trees import dot, tree_flatten, tree_map, tree_unflatten
-from .types import HParams, Params, PyTree
+from .types import HParams, Params, PyTree, is_a
 
 
 def clip_grads(optimizer: Optimizer, c: float) -> Optimizer:
@@ -93,7 +93,8 @@ def by_prefix(optimizer: Optimizer, hparams: HParams | None = None) -> Optimizer
     ) -> tuple[Params, PyTree]:
         # The prefixes are keys, so the groups are static: a compiled step never sees them.
         pieces, treedef = _cut(state, params)
-        updates, moved = {}, []
+        updates: dict[str, Any] = {}
+        moved: list[list[Any]] = []
         for names, scalars in groups(params, values):
             group = _pick(params, names)
             part = tree_unflatten(treedef, [_pick(piece, names) for piece in pieces])
@@ -112,12 +113,12 @@ def groups(params: Params, hparams: HParams) -> list[tuple[list[str], HParams]]:
     Raises:
         ValueError, TypeError: as :func:`by_prefix` does at init.
     """
-    if not isinstance(params, Mapping) or not all(isinstance(name, str) for name in params):
+    if not is_a(params, Mapping) or not all(isinstance(name, str) for name in params):
         raise TypeError("by_prefix needs params to be a flat dict with dotted names for keys")
     owners = {
         hparam: owners_by_prefix(params, hparam, value)
         for hparam, value in hparams.items()
-        if isinstance(value, Mapping)
+        if is_a(value, Mapping)
     }
     members: dict[tuple[str, ...], list[str]] = {}
     for name in params:
@@ -135,7 +136,7 @@ def owners_by_prefix(names: Iterable[str], hparam: str, prefixes: Iterable[str])
         ValueError: for a name without a prefix, and for a prefix that no name takes.
     """
     prefixes = list(prefixes)
-    owners = {}
+    owners: dict[str, str] = {}
     for name in names:
         matching = [p for p in prefixes if p in ("", name) or name.startswith(f"{p}.")]
         if not matching:
@@ -155,15 +156,19 @@ def owners_by_prefix(names: Iterable[str], hparam: str, prefixes: Iterable[str])
 
 def _cut(state: PyTree, params: Params) -> tuple[list[Any], Any]:
     """Flatten ``state`` down to dicts by parameter name, and the leaves outside of them."""
-    return tree_flatten(state, is_leaf=lambda x: isinstance(x, dict) and x.keys() == params.keys())
+
+    def by_name(node: Any) -> bool:
+        return is_a(node, dict) and node.keys() == params.keys()
+
+    return tree_flatten(state, is_leaf=by_name)
 
 
 def _pick(piece: Any, names: list[str]) -> Any:
-    return {name: piece[name] for name in names} if isinstance(piece, dict) else piece
+    return {name: piece[name] for name in names} if is_a(piece, dict) else piece
 
 
 def _merge(parts: tuple[Any, ...], params: Params) -> Any:
-    if not isinstance(parts[0], dict):
+    if not is_a(parts[0], dict):
         return parts[0]
     merged = {name: value for part in parts for name, value in part.items()}
     return {name: merged[name] for name in params}
