@@ -34,9 +34,7 @@ def run(args: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
         models.append(task.network())
         loss_fn, params, buffers = atf.functionalize(models[-1], F.cross_entropy)
         rule = atf.relative(longest=args.longest)
-        tuner = atf.marthe(
-            loss_fn, robustness.OPTIMIZERS[args.optimizer], mu=mu, hyper_update=rule
-        )
+        tuner = atf.marthe(loss_fn, robustness.OPTIMIZERS[args.optimizer], mu=mu, hyper_update=rule)
         states.append(tuner.init(params, {"lr": start}, buffers))
         step = step or torch.compile(
             torch.func.vmap(tuner.step, in_dims=(0, None, None)), fullgraph=True

@@ -2,8 +2,8 @@
 
     python -m benchmarks.per_layer --data data
 
-One group a convolution, one for the classifier, one for all BatchNorms; the tangents share one
-Hessian-vector product (``shared_product``), so that ten columns cost little more than one. Both runs
+One group a convolution, one for the classifier, one for all BatchNorms. The ten tangents share one
+Hessian-vector product (``shared_product``), not the passes of the optimizer over them. Both runs
 see the same batches from the same start. Reported: the training loss of the last tenth of the
 steps, loss and accuracy on held-out validation images, where each lr went, seconds a step. Eager.
 """
@@ -98,7 +98,8 @@ def main(argv: list[str] | None = None) -> None:
             row = run(method, seed, arguments)
             origin = record.provenance(vars(arguments))
             record.merge(arguments.output, [row], ("width", "method", "seed", "start_lr"), origin)
-            print(record.table([row], [name for name in row if name != "lr"]), row["lr"], flush=True)
+            shown = [name for name in row if name != "lr"]
+            print(record.table([row], shown), row["lr"], flush=True)
 
 
 if __name__ == "__main__":

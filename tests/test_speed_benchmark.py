@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 
 import adatune_func as atf
-from benchmarks import curvature, record, speed
+from adatune_func import data
+from benchmarks import curvature, families, horizon, per_layer, record, robustness, speed
 from benchmarks.classic import classic
 from benchmarks.methods import METHODS
 from tests.cases import tanh_mlp
@@ -65,6 +66,54 @@ def test_curvature_ranks_its_strategies(tmp_path, monkeypatch):
     near, far = json.loads(output.read_text())["rows"]
     assert (near["strategy"], far["strategy"]) == tuple(strategies)
     assert 0 < near["smallest cosine"] <= near["cosine"] <= 1
+
+
+@pytest.fixture
+def colour_noise(monkeypatch):
+    """A few random images in place of CIFAR-10's."""
+
+    def read(root):
+        same = torch.Generator().manual_seed(0)  # each time they are read
+        images = torch.randint(0, 256, (210, 3, 32, 32), dtype=torch.uint8, generator=same)
+        labels = torch.randint(0, 10, (210,), generator=same)
+        return data.Split(images[:200], labels[:200]), data.Split(images[200:], labels[200:])
+
+    source = data.SOURCES["cifar_10"]._replace(read=read, validation=64)
+    monkeypatch.setitem(data.SOURCES, "cifar_10", source)
+
+
+def results_of(script, output, *arguments):
+    script.main([*map(str, arguments), "--output", str(output)])
+    return json.loads(output.read_text())["rows"]
+
+
+@pytest.mark.usefixtures("interpreted", "colour_noise")
+def test_families_compare_both_modes(tmp_path):
+    output = tmp_path / "families.json"
+    rows = results_of(families, output, "--families", "vgg", "--steps", 2, "--batch-size", 8)
+    assert [(row["optimizer"], row["mode"]) for row in rows] == [
+        *(("sgd", mode) for mode in ("eager", "compiled")),
+        *(("adam", mode) for mode in ("eager", "compiled")),
+    ]
+    assert all(row["lr_apart"] == 0 for row in rows[1::2])  # nothing was compiled here
+
+
+@pytest.mark.usefixtures("colour_noise")
+def test_layers_get_rates_of_their_own(tmp_path):
+    arguments = ("--width", 1, "--steps", 3, "--batch-size", 8)
+    one, layers = results_of(per_layer, tmp_path / "per_layer.json", *arguments)
+    assert list(one["lr"]) == ["all"] and len(layers["lr"]) == 10
+    assert len(set(layers["lr"].values())) > 1
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_the_horizon_is_compared_on_the_same_batches(tmp_path, monkeypatch):
+    short = robustness.TASKS["digits_mlp"]._replace(epochs=1)
+    monkeypatch.setitem(robustness.TASKS, "digits_mlp", short)
+    arguments = ("--task", "digits_mlp", "--mus", 0.9, 0.99, "--starts", 1e-3)
+    short_memory, long_memory = results_of(horizon, tmp_path / "horizon.json", *arguments)
+    assert short_memory["lrs"][0] == long_memory["lrs"][0] == 1e-3
+    assert short_memory["accuracy"] > 50 and short_memory["loss"] != long_memory["loss"]
 
 
 def test_a_table_is_markdown():
