@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
@@ -27,7 +28,8 @@ class TangentCheck(NamedTuple):
     Attributes:
         hypergrad: by the recursion.
         difference: by central differences.
-        relative_error: ``|hypergrad - difference| / |difference|``, 0 where both are 0.
+        relative_error: ``|hypergrad - difference| / |difference|``; 0 where both are the same,
+            inf where only the difference is 0.
         cosine: of the parameters' tangent Z and its central difference; 1 is right.
     """
 
@@ -172,7 +174,7 @@ def _compare(k: int, run: _Run, mu: float, z: Inner, h: Tensor) -> TangentCheck:
     return TangentCheck(
         hypergrad=float(h),
         difference=float(slope),
-        relative_error=error / abs(float(slope)) if error else 0.0,
+        relative_error=error / abs(float(slope)) if float(slope) else math.inf * bool(error),
         cosine=float(dot(tangent, column) / scale) if float(scale) > 0 else float(error == 0.0),
     )
 

@@ -20,9 +20,10 @@ Each limit says by how much lr exceeded it:
               mean of the outer losses that were accepted and spread a decaying maximum of how far
               they rose above it. A loss that was as high before the step is no fault of the step;
               and each refusal widens spread, so that a finite loss is refused a few times at most
-              and no run stalls. Before the first step center is L_0(w_0), so E should be in the
-              units of the training loss. Judged where the outer loss is the candidate's own: with
-              "next_batch" one would have to carry a last good copy of everything to go back to.
+              and no run stalls. Until a loss was accepted center is what E was before the step, to
+              first order: E - <∇E, w_{t+1} - w_t>. Judged where the outer loss is the candidate's
+              own: with "next_batch" one would have to carry a last good copy of everything to go
+              back to, and a finite step to where the loss is not finite cannot be undone.
 """
 
 from __future__ import annotations
@@ -48,6 +49,14 @@ class GuardState(NamedTuple):
     center: Tensor
     spread: Tensor
     started: Tensor  # 0 until center and spread hold a loss, then 1
+
+
+class Losses(NamedTuple):
+    """What the guard looks at, 0-d each."""
+
+    training: Tensor  # L_t(w_t)
+    outer: Tensor  # E(w_{t+1})
+    before: Tensor  # E(w_t) to first order
 
 
 class Verdict(NamedTuple):
@@ -80,45 +89,45 @@ def share_of_length(longest: float, before: Params, after: Params) -> Tensor:
     return torch.where(length > longest, (0.5 * longest / length).clamp(min=1e-4), 1.0)
 
 
-def share_of_rise(state: GuardState, loss: Tensor, val_loss: Tensor) -> Tensor:
+def share_of_rise(state: GuardState, losses: Losses) -> Tensor:
     """``limit / rise``, between 0.1 and 0.9, of an outer loss that explodes, else 1."""
-    rise, most = _rise(state, loss, val_loss)
+    rise, most = _rise(state, losses)
     exploded = rise > most
     return torch.where(exploded, (most / torch.where(exploded, rise, 1.0)).clamp(*LOWER), 1.0)
 
 
-def learned(state: GuardState, verdict: Verdict, loss: Tensor, val_loss: Tensor) -> GuardState:
+def learned(state: GuardState, verdict: Verdict, losses: Losses) -> GuardState:
     """What is normal, now that the candidate has been seen."""
-    center, spread = _normal(state, loss)
-    rise, most = _rise(state, loss, val_loss)
-    one = torch.ones_like(state.started)
+    center, spread = _normal(state, losses)
+    rise, most = _rise(state, losses)
     followed = GuardState(
-        center + FOLLOW * (val_loss - center),
-        torch.maximum(val_loss - center, FADE * state.spread),
-        one,
+        center + FOLLOW * (losses.outer - center),
+        torch.maximum(losses.outer - center, FADE * state.spread),
+        torch.ones_like(state.started),
     )
     # what is not finite or only too long says nothing of what losses are normal
-    relaxed = GuardState(center, torch.where(rise > most, RELAX, 1.0) * spread, one)
+    relaxed = state._replace(spread=torch.where(rise > most, RELAX, 1.0) * spread)
     state = chosen(verdict.blamed, relaxed, state)
     return chosen(verdict.accepted, followed, state)
 
 
-def _normal(state: GuardState, loss: Tensor) -> tuple[Tensor, Tensor]:
-    center = torch.where(state.started > 0, state.center, loss)
+def _normal(state: GuardState, losses: Losses) -> tuple[Tensor, Tensor]:
+    # A step that explodes makes ``before`` too low, never too high where E is convex.
+    known = losses.before.isfinite() & (losses.before > losses.training)
+    first = torch.where(known, losses.before, losses.training)
+    center = torch.where(state.started > 0, state.center, first)
     return center, torch.maximum(state.spread, FLOOR * center.abs())
 
 
-def _rise(state: GuardState, loss: Tensor, val_loss: Tensor) -> tuple[Tensor, Tensor]:
+def _rise(state: GuardState, losses: Losses) -> tuple[Tensor, Tensor]:
     """How far the outer loss rose over what it was before the step, and how far it may."""
-    center, spread = _normal(state, loss)
-    return val_loss - torch.maximum(center, loss), REACH * spread
+    center, spread = _normal(state, losses)
+    return losses.outer - torch.maximum(center, losses.training), REACH * spread
 
 
-def lowered(hparams: HParams, factor: Tensor) -> HParams:
-    """``hparams`` with each lr times ``factor``, but not to 0: nothing could raise it."""
-    if "lr" not in hparams:
-        return hparams
-    floor = torch.finfo(torch.float32).tiny
+def lowered(hparams: HParams, factor: Tensor, lowest: float) -> HParams:
+    """Each lr times ``factor``, but not below its domain nor to 0: nothing could raise it."""
+    floor = max(lowest, torch.finfo(torch.float32).tiny)
     lr = tree_map(lambda lr: torch.minimum(lr, (factor * lr).clamp(min=floor)), hparams["lr"])
     return {**hparams, "lr": lr}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -18,8 +19,8 @@ from .transforms import jvp, vjp, vmap
 from .trees import norm, tree_leaves, tree_map
 from .types import Batch, GradFn, Hvp, Params, Products
 
-#: What torch says of a product of two precisions.
-_MIXED = ("to have the same dtype", "should be the same")
+#: What torch says of a product of two precisions, one of them autocast's.
+_MIXED = re.compile("(BFloat16|Half).*(same dtype|be the same)|same dtype.*(BFloat16|Half)", re.S)
 
 
 def in_words(lacking: str, other: str = "") -> Callable[[Hvp], Hvp]:
@@ -35,7 +36,7 @@ def in_words(lacking: str, other: str = "") -> Callable[[Hvp], Hvp]:
             try:
                 return hvp(grad_fn, params, batch, v)
             except (NotImplementedError, RuntimeError) as error:
-                if any(words in str(error) for words in _MIXED):
+                if _MIXED.search(str(error)):
                     raise NotImplementedError(
                         "under autocast, torch's forward mode gives float32 tangents to what "
                         "BatchNorm returns in bfloat16, and the next layer refuses the mixture; "

@@ -45,12 +45,13 @@ class HyperUpdate(NamedTuple):
     """``init(hparams) -> state``; ``update(signal, state, hparams) -> (hparams, state)``.
 
     ``longest`` is the longest step of training, relative to 1 + ‖w‖, with which the rule can work;
-    where lr is tuned a longer one is a null step that lowers it.
+    where lr is tuned a longer one is a null step that lowers it, never below ``lowest``.
     """
 
     init: Callable[[HParams], Any]
     update: Callable[[Signal, Any, HParams], tuple[HParams, Any]]
     longest: float = math.inf
+    lowest: float = 0.0
 
 
 class AdditiveState(NamedTuple):
@@ -107,7 +108,7 @@ def additive(
         )
         return moved, AdditiveState(beta, state.alpha)
 
-    return HyperUpdate(init, update)
+    return HyperUpdate(init, update, lowest=lowest_lr(domains))
 
 
 def _descend(eta: Tensor, h: Tensor, beta: Tensor, low: float, high: float) -> Tensor:
@@ -137,6 +138,11 @@ def bounds(
         for side in (0, 1)
     )
     return low, high
+
+
+def lowest_lr(domains: Mapping[str, tuple[float, float]] | None) -> float:
+    """The lower end of lr's domain."""
+    return {**DOMAINS, **(domains or {})}["lr"][0]
 
 
 def check_domains(

@@ -17,8 +17,8 @@ def shared_product(hvp: Hvp, hparams: HParams) -> Hvp:
     """One product a hyperparameter in place of one a prefix, for many groups of parameters.
 
     The column Z_k of lr["head"] starts on the parameters of "head" and reaches others only through
-    the blocks of H between groups. Here each column is kept on its own group, so that those of one
-    hyperparameter can be sewn together, ``s = Σ_k Z_k``, and share one product, dealt out by rows:
+    the blocks of H between groups. Here the columns of one hyperparameter are sewn together,
+    ``s = Σ_k Z_k``, and share one product, dealt out by rows:
 
         H Z_k ≈ P_k H s ,    P_k the projection onto group k.
 
@@ -35,6 +35,7 @@ def shared_product(hvp: Hvp, hparams: HParams) -> Hvp:
         ValueError: at the first step, when the columns are not those of ``hparams``.
     """
     paths = tree_paths(hparams)
+    columns = [[k for k, path in enumerate(paths) if path[0] == name] for name in hparams]
 
     def products(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
         count = tree_leaves(v)[0].shape[0]
@@ -44,7 +45,7 @@ def shared_product(hvp: Hvp, hparams: HParams) -> Hvp:
                 "hparams that init takes"
             )
         kept = _columns_kept(params, hparams, paths)
-        sewn = {name: torch.stack([v[name][k] for k in kept[name]]) for name in v}
+        sewn = {name: torch.stack([v[name][ks].sum(0) for ks in columns]) for name in v}
         grads, hs, aux = hvp(grad_fn, params, batch, sewn)
         dealt: dict[str, Tensor] = {}
         for name in v:

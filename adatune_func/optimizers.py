@@ -59,7 +59,12 @@ def sgd(
     ``w ← w - lr·(d + momentum·b)``. The first step takes ``b = d``, whatever the dampening, and
     so does each step without momentum.
     Hyperparameters: lr, momentum, weight_decay. Source: Sutskever et al. 2013.
+
+    Raises:
+        ValueError: for Nesterov with dampening, which torch does not have either.
     """
+    if nesterov and dampening:
+        raise ValueError("nesterov momentum takes no dampening")
 
     def init(params: Params) -> SGDState:
         return SGDState(tree_map(torch.zeros_like, params), _zero(params))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -22,6 +21,8 @@ def plain(
     loss_fn: LossFn, optimizer: Optimizer, schedule: Callable[[Tensor], Tensor] | None = None
 ) -> Tuner:
     """Ordinary training with the same State and Info: nothing is tuned, there is no tangent.
+
+    A step that is not finite is a null step, as in ``marthe``; lr stays as it is.
 
     What ``hparams`` holds overrides the optimizer's values for the run. With a ``schedule``,
     ``lr = schedule(t)`` for step t = 0, 1, ..., a 0-d tensor; see the module ``schedules``.
@@ -43,18 +44,14 @@ def plain(
             grads, (loss, buffers) = gradient_of(loss_fn, state.buffers)(state.params, batch)
             hparams = {**optimizer.hparams, **state.hparams}
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params, hparams)
-            count = state.hyper_state + 1
-            moved = state._replace(
-                params=tree_map(torch.add, state.params, updates),
-                buffers=buffers,
-                opt_state=opt_state,
-                hparams=state.hparams
-                if schedule is None
-                else {**state.hparams, "lr": schedule(count)},
-                hyper_state=count,
-            )
+            params = tree_map(torch.add, state.params, updates)
+            moved = state._replace(params=params, buffers=buffers, opt_state=opt_state)
             silent = tree_map(torch.zeros_like, state.hparams)
-            info = (loss, loss, Signal(silent, silent), torch.zeros_like(loss))
-            return settle(state, moved, info, ~all_finite(batch, loss, grads), (), math.inf)
+            shown = (loss, loss, Signal(silent, silent), torch.zeros_like(loss))
+            kept, info = settle(state, moved, shown, ~all_finite(batch, loss, grads), (), None)
+            count = state.hyper_state + 1  # null steps count, too: a schedule has an end
+            if schedule is not None:
+                kept = kept._replace(hparams={**kept.hparams, "lr": schedule(count)})
+            return kept._replace(hyper_state=count), info
 
     return Tuner(init, step)

@@ -10,7 +10,7 @@ by a step whose size depends neither on the scale of the loss nor on that of η:
     d ← h · dη/dx                                         dE/dx, clipped to ± OUTLIER · r̂
     m ← decay_m·m + (1 - decay_m)·d
     r ← √(decay_r·r² + (1 - decay_r)·d²)
-    x ← x - step / (1 + n/halving) · clip(m̂ / r̂, -1, 1)  in step n; a tenth of it near one
+    x ← x - step / (1 + n/halving) · clip(m̂ / r̂, -1, 1)  after n moves; a tenth of it near one
 
 with the bias of both averages taken out as in Adam. Where the sign of d is noise, m is small
 beside r and x hardly moves; where it is certain, x moves by the whole step. The step falls as 1/n,
@@ -28,7 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .hyper_update import HyperUpdate, Signal, bounds, check_domains, keep_finite
+from .hyper_update import HyperUpdate, Signal, bounds, check_domains, keep_finite, lowest_lr
 from .trees import tree_leaves, tree_map
 from .types import HParams
 
@@ -68,7 +68,7 @@ def relative(
 
     Args:
         step: how far x moves at most in the first steps, in nats: 0.1 is 10 % of lr, and takes a
-            learning rate over a decade in 23 steps.
+            learning rate over a decade in 26 steps.
         halving: after how many steps it is half of that; ``inf`` leaves it.
         decays: of m and r, in [0, 1).
         longest: no step of training is longer than this times 1 + ‖w‖, lr is lowered instead: what
@@ -117,7 +117,7 @@ def relative(
         delta = tree_map(lambda *leaf: _delta(moved, *leaf), m, r, count, seen)
         return _mapped(_moved, hparams, delta, low, high), moved
 
-    return HyperUpdate(init, update, longest)
+    return HyperUpdate(init, update, longest, lowest_lr(domains))
 
 
 def _mapped(fn: Callable[..., Tensor], *trees: HParams) -> HParams:
@@ -165,8 +165,8 @@ def _moved(name: str, eta: Tensor, delta: Tensor, low: float, high: float) -> Te
 
 def _check_positive(hparams: HParams) -> None:
     for name, value in hparams.items():
-        if name not in NEAR_ONE and any(float(eta) == 0 for eta in tree_leaves(value)):
+        if name not in NEAR_ONE and any(float(eta) <= 0 for eta in tree_leaves(value)):
             raise ValueError(
-                f"{name} = 0 cannot move on a logarithmic scale: start it at a small positive "
-                "number such as 1e-6, or leave it out of hparams"
+                f"{name} cannot move on a logarithmic scale from 0 or below: start it at a small "
+                "positive number such as 1e-6, or leave it out of hparams"
             )

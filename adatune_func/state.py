@@ -1,6 +1,6 @@
 """What a run carries from step to step, what it shows, and which of two states comes next.
 
-A step makes a candidate; :func:`settle` returns it, or the state before it with a lower lr:
+A step makes a candidate; :func:`settle` returns it, or the state before it, a tuned lr lowered:
 
     state ← candidate    where the guard accepts it
             state        else: a null step
@@ -20,12 +20,12 @@ from torch import Tensor
 from . import columns, guard, snr
 from .discount import scalar_like
 from .guard import GuardState
-from .hyper_update import Signal
+from .hyper_update import HyperUpdate, Signal
 from .init_checks import checked_hparams, checked_params, checked_state, copied
 from .optimizers import Optimizer
 from .recursion import Inner
 from .snr import SnrState
-from .trees import all_finite, tree_leaves, tree_map
+from .trees import all_finite, dot, tree_leaves, tree_map
 from .types import Buffers, HParams, Params, PyTree
 
 
@@ -89,35 +89,38 @@ def initial(
 def settle(
     state: TunerState,
     moved: TunerState,
-    looked_at: tuple[Tensor, Tensor, Signal, Tensor],
+    shown: tuple[Tensor, Tensor, Signal, Tensor],
     faulty: Tensor,
     outer_grads: Params,
-    longest: float,
+    rule: HyperUpdate | None,
 ) -> tuple[TunerState, Info]:
     """``moved`` if the guard accepts it, else ``state``, with a lower lr if lr is to blame.
 
-    ``outer_grads`` are the candidate's own, ``()`` where only the next step will know them.
+    ``outer_grads`` are the candidate's own, ``()`` where only the next step will know them;
+    ``rule`` is ``None`` where nothing is tuned, and only a tuned lr is lowered.
     """
-    loss, val_loss, signal, mu = looked_at
+    loss, val_loss, signal, mu = shown
     finite = all_finite(moved.params, moved.buffers, moved.opt_state, val_loss, outer_grads)
-    tuned, guard_state, share = "lr" in state.hparams, state.guard_state, torch.ones_like(loss)
-    if tuned and longest < math.inf:
-        share = guard.share_of_length(longest, state.params, moved.params)
-    if tuned and tree_leaves(outer_grads):
-        rise = guard.share_of_rise(guard_state, loss, val_loss)
+    rule = rule if "lr" in state.hparams else None
+    guard_state, share = state.guard_state, torch.ones_like(loss)
+    if rule is not None and rule.longest < math.inf:
+        share = guard.share_of_length(rule.longest, state.params, moved.params)
+    if rule is not None and tree_leaves(outer_grads):
+        step = tree_map(torch.sub, moved.params, state.params)
+        losses = guard.Losses(loss, val_loss, val_loss - dot(outer_grads, step))
+        rise = guard.share_of_rise(guard_state, losses)
         verdict = guard.judge(faulty, finite, torch.minimum(share, rise))
-        guard_state = guard.learned(guard_state, verdict, loss, val_loss)
+        guard_state = guard.learned(guard_state, verdict, losses)
     else:
         verdict = guard.judge(faulty, finite, share)
     # A tangent that overflows says nothing of the candidate: it is forgotten, training goes on.
     z = guard.chosen(all_finite(*moved.z), moved.z, tree_map(torch.zeros_like, moved.z))
     ratio, snr_state = snr.update(state.snr_state, signal.cosine)
-    lowered = guard.lowered(state.hparams, verdict.factor)
-    refused = guard.chosen(verdict.blamed, lowered, state.hparams)
-    kept = guard.chosen(
-        verdict.accepted,
-        moved._replace(z=z, snr_state=snr_state),
-        state._replace(hparams=refused),
-    )
+    refused = state
+    if rule is not None:
+        lowered = guard.lowered(state.hparams, verdict.factor, rule.lowest)
+        hparams = guard.chosen(verdict.blamed, lowered, state.hparams)
+        refused = state._replace(hparams=hparams)
+    kept = guard.chosen(verdict.accepted, moved._replace(z=z, snr_state=snr_state), refused)
     info = Info(loss, val_loss, *signal, ratio, mu, verdict.accepted)
     return kept._replace(guard_state=guard_state), info

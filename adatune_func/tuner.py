@@ -93,7 +93,8 @@ def marthe(
 
     def move(state: TunerState, grads: Params, hz: Params, mu: Tensor) -> TunerState:
         # H is linear: discounting Z and Hz here is discounting Z before the product, and it lets
-        # "next_batch" choose mu by the very gradient that comes with the product.
+        # "next_batch" choose mu by the very gradient that comes with the product. (clip_products
+        # is not linear: its bound is on Hz before the discount.)
         u, z = advance(
             optimizer,
             grads,
@@ -121,16 +122,16 @@ def marthe(
         outer_grads, (val_loss, _) = gradient_of(outer_loss_fn, buffers)(moved.params, val_batch)
         moved, signal = react(moved, outer_grads, grads)
         faulty = ~all_finite(batch, val_batch, loss, grads)
-        info = (loss, val_loss, signal, state.mu_state.mu)
-        return settle(state, moved, info, faulty, outer_grads, hyper_update.longest)
+        shown = (loss, val_loss, signal, state.mu_state.mu)
+        return settle(state, moved, shown, faulty, outer_grads, hyper_update)
 
     def next_batch_step(state: TunerState, batch: Batch) -> tuple[TunerState, Info]:
         grads, hz, loss, buffers = train(state, batch)
         moved, signal = react(state, grads, grads)
         moved = move(moved, grads, hz, moved.mu_state.mu)._replace(buffers=buffers)
         faulty = ~all_finite(batch, loss, grads)
-        info = (loss, loss, signal, moved.mu_state.mu)
-        return settle(state, moved, info, faulty, (), hyper_update.longest)
+        shown = (loss, loss, signal, moved.mu_state.mu)
+        return settle(state, moved, shown, faulty, (), hyper_update)
 
     def step(state: TunerState, batch: Batch, val_batch: Batch = None) -> tuple[TunerState, Info]:
         if outer == "validation" and val_batch is None:

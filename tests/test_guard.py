@@ -177,8 +177,9 @@ def test_no_run_stalls_on_a_loss_that_stays_high():
     one, high = torch.tensor(1.0), torch.tensor(100.0)
 
     def judged(state, loss, val_loss):
-        verdict = guard.judge(no, yes, guard.share_of_rise(state, loss, val_loss))
-        return verdict, guard.learned(state, verdict, loss, val_loss)
+        losses = guard.Losses(loss, val_loss, before=loss)
+        verdict = guard.judge(no, yes, guard.share_of_rise(state, losses))
+        return verdict, guard.learned(state, verdict, losses)
 
     for _ in range(300):
         verdict, state = judged(state, one, one)
@@ -197,13 +198,53 @@ def test_the_scale_of_the_loss_does_not_matter():
         state = guard.init({"w": torch.zeros(1, dtype=torch.float64)})
         for loss in (1.1, 0.9, 3.5, 1.0, 8.0, 8.0, 8.0, 1.0):
             normal, val_loss = (scale * torch.tensor(x, dtype=torch.float64) for x in (1.0, loss))
-            share = guard.share_of_rise(state, normal, val_loss)
+            losses = guard.Losses(normal, val_loss, before=normal)
+            share = guard.share_of_rise(state, losses)
             verdict = guard.judge(torch.tensor(False), torch.tensor(True), share)
-            state = guard.learned(state, verdict, normal, val_loss)
+            state = guard.learned(state, verdict, losses)
             yield bool(verdict.accepted)
 
     assert list(verdicts(1.0)) == list(verdicts(1e-6)) == list(verdicts(1e9))
     assert not all(verdicts(1.0))
+
+
+@pytest.mark.parametrize("rule", [atf.relative(), atf.additive(1e-9)])
+def test_a_start_that_knows_the_training_data_is_no_explosion(rule):
+    """Fitted before: the outer loss is far above the training loss from the first step on."""
+    torch.manual_seed(0)
+    x, y, w = torch.randn(20, 5).double(), torch.randn(20).double(), torch.ones(5).double()
+    batch, val_batch = (x, x @ w), (x, y)
+
+    def loss_fn(params, buffers, batch):
+        return (batch[0] @ params["w"] - batch[1]).square().mean(), buffers
+
+    tuner = atf.marthe(loss_fn, atf.sgd(), hyper_update=rule)
+    state = tuner.init({"w": w + 1e-3}, {"lr": 1e-3})
+    for _ in range(20):
+        state, info = tuner.step(state, batch, val_batch)
+        assert info.accepted and info.val_loss > 100 * info.loss
+    assert float(state.hparams["lr"]) > 1e-4
+
+
+def test_plain_training_keeps_its_lr_and_its_schedule():
+    def loss_fn(params, buffers, batch):
+        return (batch * params["w"]).square().sum(), buffers
+
+    params, one = {"w": torch.ones(1)}, torch.ones(1)
+    tuner = atf.plain(loss_fn, atf.sgd())
+    state, info = tuner.step(tuner.init(params, {"lr": 1e38}), 1e3 * one)
+    assert not info.accepted and float(state.hparams["lr"]) == pytest.approx(1e38)
+    tuner = atf.plain(loss_fn, atf.sgd(), lambda t: 0.1 / (t + 1))
+    state, _ = tuner.step(tuner.init(params), NAN * one)
+    assert float(state.hparams["lr"]) == pytest.approx(0.05)
+
+
+def test_lr_is_not_lowered_below_its_domain():
+    problem = tanh_mlp()
+    rule = atf.relative(domains={"lr": (0.5, 10.0)})
+    tuner = atf.marthe(problem.loss_fn, OPTIMIZERS["sgd"], hyper_update=rule)
+    state, info = tuner.step(start(problem, tuner, {"lr": 5.0}), *problem.batches[0])
+    assert not info.accepted and float(state.hparams["lr"]) == 0.5
 
 
 def test_a_tangent_that_overflows_is_forgotten_and_training_goes_on():
