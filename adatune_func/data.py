@@ -174,7 +174,7 @@ def _augmented(raw: Iterator[Split], seed: int, start: int) -> Iterator[Split]:
 
 
 def _generator(seed: int, purpose: str, counter: int) -> torch.Generator:
-    """A generator of its own for each (seed, purpose, counter), hashed so that none are related."""
+    """A generator of its own for each (seed, purpose, counter), hashed apart."""
     digest = hashlib.blake2b(f"{seed} {purpose} {counter}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
@@ -282,7 +282,7 @@ SOURCES = {
         _torchvision("CIFAR10"),
         5_000,
         (0.4914, 0.4822, 0.4465),
-        (0.2023, 0.1994, 0.2010),
+        (0.2023, 0.1994, 0.2010),  # AdaTune's; of the channels it would be 0.247, 0.244, 0.262
         10,
         augmented=True,
     ),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .trees import dot, tree_leaves, tree_map
+from .trees import dot, scalar_like, tree_map
 from .types import HParams, Params
 
 
@@ -128,10 +128,3 @@ def lagged(discount: Discount) -> Discount:
         return LaggedState(inner.mu, inner, grads, torch.ones_like(state.started))
 
     return Discount(init, update)
-
-
-def scalar_like(params: Params, value: float) -> Tensor:
-    """A 0-d tensor on the device of ``params``, in their dtype but at least float32."""
-    leaf = tree_leaves(params)[0]
-    dtype = torch.promote_types(leaf.dtype, torch.float32)
-    return torch.full((), value, dtype=dtype, device=leaf.device)

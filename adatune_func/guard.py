@@ -33,8 +33,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .discount import scalar_like
-from .trees import norm, tree_map
+from .trees import norm, scalar_like, tree_map
 from .types import HParams, Params, PyTree
 
 REACH = 2.0

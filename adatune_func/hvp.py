@@ -114,6 +114,8 @@ def finite_difference(
         RuntimeError: at the first step, when the loss draws random numbers (dropout) and
             ``randomness`` is "error": the gradients would see different masks.
     """
+    if randomness not in ("error", "same"):
+        raise ValueError(f'randomness must be "error" or "same", got {randomness!r}')
     gradients = {"error": _one_by_one, "same": _together}[randomness]
 
     def hvp(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .discount import scalar_like
 from .optimizers import Optimizer
-from .trees import tree_leaves, tree_map
+from .trees import scalar_like, tree_leaves, tree_map
 from .types import HParams, Params, PyTree, is_a
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .trees import tree_leaves, tree_map
+from .trees import scalar_like, tree_map
 from .types import HParams, Params, PyTree
 
 
@@ -67,7 +67,7 @@ def sgd(
         raise ValueError("nesterov momentum takes no dampening")
 
     def init(params: Params) -> SGDState:
-        return SGDState(tree_map(torch.zeros_like, params), _zero(params))
+        return SGDState(tree_map(torch.zeros_like, params), scalar_like(params, 0.0))
 
     def update(
         grads: Params, state: SGDState, params: Params, hparams: HParams
@@ -141,7 +141,7 @@ def _adam_hparams(
 
 def _adam_init(params: Params) -> AdamState:
     zeros = tree_map(torch.zeros_like, params)
-    return AdamState(zeros, tree_map(torch.zeros_like, params), _zero(params))
+    return AdamState(zeros, tree_map(torch.zeros_like, params), scalar_like(params, 0.0))
 
 
 def _adam_direction(grads: Params, state: AdamState, hparams: HParams) -> tuple[Params, AdamState]:
@@ -170,10 +170,3 @@ def _safe_sqrt(v: Tensor) -> Tensor:
     """``√v`` whose tangent at v = 0 is 0, not 0/0: there the gradients were all 0 so far."""
     positive = v > 0
     return torch.where(positive, torch.sqrt(torch.where(positive, v, 1.0)), 0.0)
-
-
-def _zero(params: Params) -> Tensor:
-    """A step counter: float32 at least, so that it counts beyond 256 beside bfloat16 parameters."""
-    leaf = tree_leaves(params)[0]
-    dtype = torch.promote_types(leaf.dtype, torch.float32)
-    return torch.zeros((), dtype=dtype, device=leaf.device)

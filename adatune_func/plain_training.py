@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from . import snr
-from .discount import scalar_like
 from .hyper_update import Signal
 from .optimizers import Optimizer
 from .recursion import Inner, gradient_of
 from .state import Info, Tuner, TunerState, initial, settle
-from .trees import all_finite, tree_map
+from .trees import all_finite, scalar_like, tree_map
 from .types import Batch, Buffers, HParams, LossFn, Params
 
 

@@ -9,7 +9,7 @@ import optree
 import torch
 from torch import Tensor
 
-from .types import PyTree
+from .types import Params, PyTree
 
 
 class OfLeaves(Protocol):
@@ -72,3 +72,13 @@ def all_finite(*trees: PyTree) -> Tensor:
     if not floating:
         return torch.ones((), dtype=torch.bool)
     return torch.stack([leaf.isfinite().all() for leaf in floating]).all()
+
+
+def scalar_like(params: Params, value: float) -> Tensor:
+    """A 0-d tensor on the device of ``params``, in their dtype but at least float32.
+
+    A step counter counts beyond 256, then, beside bfloat16 parameters.
+    """
+    leaf = tree_leaves(params)[0]
+    dtype = torch.promote_types(leaf.dtype, torch.float32)
+    return torch.full((), value, dtype=dtype, device=leaf.device)

@@ -155,7 +155,7 @@ def train_ours(
         if plans:
             lr = torch.tensor([float(schedule(t)) for schedule in plans])
             state = state._replace(hparams={"lr": lr})
-        if t % (steps // 10) == 0:
+        if t % max(steps // 10, 1) == 0:
             lrs.append(state.hparams["lr"])
         state, info = step(state, batch, val_batch)
         refused = refused + ~info.accepted
@@ -243,7 +243,7 @@ def run_grid(args: argparse.Namespace) -> None:
     for optimizer in args.optimizers:
         for method in args.methods:
             wanted = [(s, seed) for seed in args.seeds for s in args.starts]
-            missing = [w for w in wanted if (method, optimizer, *w) not in done(path)]
+            missing = [w for w in wanted if (method, optimizer, *w) not in done(path, steps)]
             if not missing or not available(method, optimizer):
                 continue
             run_method(args, task, images, steps, method, optimizer, missing, path, origin)
@@ -292,9 +292,10 @@ def run_method(
             record.merge(path, rows, KEYS, origin)
 
 
-def done(path: Any) -> set[tuple[Any, ...]]:
+def done(path: Any, steps: int) -> set[tuple[Any, ...]]:
+    """The runs of that length that are there; a shorter trial does not count."""
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
-    return {tuple(row[key] for key in KEYS) for row in rows}
+    return {tuple(row[key] for key in KEYS) for row in rows if row["steps"] == steps}
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

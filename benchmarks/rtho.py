@@ -31,8 +31,8 @@ ADATUNE = {
     "model_loc": "./model.pt",
 }  # fmt: skip
 
-#: The search for --hyper-lr auto: steps, beyond the horizon of the default mu, and runs a round.
-SEARCH_STEPS, SEARCH_MEMBERS = 300, 8
+#: The search for --hyper-lr auto: steps, three horizons of mu = 0.995, and how many runs a round.
+SEARCH_STEPS, SEARCH_MEMBERS = 600, 8
 
 
 def parser() -> argparse.ArgumentParser:

@@ -183,6 +183,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.child:
         return _child(arguments)
     methods = list(dict.fromkeys([BASELINE, *arguments.methods]))
+    if arguments.optimizer != "sgd" and "classic eager" in methods:
+        print("classic eager left out: it is written out for sgd with momentum")
+        methods.remove("classic eager")
     keys = [name for name in _case("", "", arguments) if name != "rounds"]
     for network in arguments.networks:
         rows = measure(network, methods, arguments)

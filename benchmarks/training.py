@@ -159,6 +159,10 @@ def main(
     return 0
 
 
+#: Options that tell runs apart by a number.
+NUMBERS = ("lr", "momentum", "wd", "eps", "mu", "hyper_lr", "alpha", "batch_size", "num_epoch")
+
+
 def _config_of(folder: str, script: str) -> dict[str, Any]:
     config = outputs.read_config(Path(folder))
     if config.get("script") != script:
@@ -167,8 +171,11 @@ def _config_of(folder: str, script: str) -> dict[str, Any]:
 
 
 def _name(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str:
+    """What tells runs apart, so that one does not take the folder of another."""
     kind = getattr(args, "lr_scheduler", Path(parser.prog).stem)
-    return f"{kind}-{args.network}-{args.dataset}-{args.optimizer}-seed{args.seed}"
+    name = f"{kind}-{args.network}-{args.dataset}-{args.optimizer}-seed{args.seed}"
+    changed = ((key, value) for key, value in vars(args).items() if key in NUMBERS)
+    return name + "".join(f"-{key}{v}" for key, v in changed if v != parser.get_default(key))
 
 
 def run(args: argparse.Namespace, build: Build) -> dict[str, Any]:
@@ -268,7 +275,7 @@ def fit(
             rows.append(outputs.Row(t, info, state.hparams))
             progress = progress._replace(step=t + 1)
             bar.update()
-            if t % 20 == 0 and not bar.disable:  # the only host sync between epochs
+            if t % 20 == 0 and not bar.disable:  # the only host sync between checkpoints
                 bar.set_postfix(loss=f"{float(info.loss):.4f}", lr=f"{_lr(args, state):.2e}")
             ended, last = (t + 1) % job.steps_per_epoch == 0, t + 1 == job.steps
             if not (ended or last or (t + 1) % args.checkpoint_every == 0):

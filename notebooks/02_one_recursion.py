@@ -16,6 +16,7 @@ import os
 
 import matplotlib.pyplot as plt
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import adatune_func as atf
@@ -34,11 +35,7 @@ torch.manual_seed(0)
 model = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
 
 
-def squared_error(output, target):  # F.mse_loss fails under torch 2.13's forward-over-reverse
-    return (output - target).square().mean()
-
-
-loss_fn, params, buffers = atf.functionalize(model, squared_error)
+loss_fn, params, buffers = atf.functionalize(model, F.mse_loss)
 sgd = atf.sgd(momentum=0.9)
 x = torch.rand(STEPS + 1, 32, 1) * 2 - 1
 batches = [(x[t], torch.sin(3 * x[t])) for t in range(STEPS)]
