@@ -252,6 +252,13 @@ def test_adatunes_two_commands_run_as_written(script, command, monkeypatch):
     assert "vgg" in folder.name and "cifar_10" in folder.name
 
 
+def test_runs_that_differ_have_folders_of_their_own():
+    commands = ("", "--lr 0.1", "--mu 1", "--hyper-lr 1e-8", "--seed 1", "--num-epoch 2")
+    parser = rtho.parser()
+    names = [training._name(parser, parser.parse_args(command.split())) for command in commands]
+    assert len(set(names)) == len(commands) and names[0] == "rtho-lenet-digits-sgd-seed42"
+
+
 def test_a_run_is_kept_as_a_row_of_a_json_file():
     assert logged(rtho, "--dataset", "digits", "--max-steps", "5")
     for _ in range(2):
