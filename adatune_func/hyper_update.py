@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .trees import tree_map
-from .types import HParams, is_a
+from .trees import tree_leaves, tree_map
+from .types import HParams
 
 #: Where each hyperparameter may live, both ends included; other names are positive.
 DOMAINS: dict[str, tuple[float, float]] = {
@@ -92,7 +92,7 @@ def additive(
             name: tree_map(lambda eta, b=betas[name]: torch.full_like(eta, b), value)
             for name, value in hparams.items()
         }
-        any_beta = next(iter(_leaves(beta)), torch.zeros(()))
+        any_beta = next(iter(tree_leaves(beta)), torch.zeros(()))
         return AdditiveState(beta, torch.full_like(any_beta, alpha))
 
     def update(
@@ -151,7 +151,7 @@ def check_domains(
     """Raise ValueError for a hyperparameter that starts outside its domain or is not finite."""
     low, high = bounds(hparams, domains)
     for name, value in hparams.items():
-        ends = zip(_leaves(value), _leaves(low[name]), _leaves(high[name]), strict=True)
+        ends = zip(tree_leaves(value), tree_leaves(low[name]), tree_leaves(high[name]), strict=True)
         for eta, lowest, highest in ends:
             if not bool(torch.isfinite(eta)) or not lowest <= float(eta) <= highest:
                 raise ValueError(
@@ -166,9 +166,3 @@ def _pick(value: float | Mapping[str, float], name: str) -> float:
     if name not in value:
         raise ValueError(f"hyper_lr has no entry for {name!r}; it has {', '.join(value)}")
     return float(value[name])
-
-
-def _leaves(tree: Any) -> list[Any]:
-    if is_a(tree, Mapping):
-        return [leaf for value in tree.values() for leaf in _leaves(value)]
-    return [tree]
