@@ -98,7 +98,8 @@ def learned(state: GuardState, verdict: Verdict, loss: Tensor, val_loss: Tensor)
         one,
     )
     # what is not finite or only too long says nothing of what losses are normal
-    relaxed = GuardState(center, torch.where(rise > most, RELAX, 1.0) * spread, one)
+    # (not a choice between two numbers: torch 2.0 maps that over states with a warning)
+    relaxed = GuardState(center, torch.where(rise > most, RELAX * spread, spread), one)
     state = chosen(verdict.blamed, relaxed, state)
     return chosen(verdict.accepted, followed, state)
 

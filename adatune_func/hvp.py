@@ -15,11 +15,12 @@ import torch
 from torch.func import jvp, vjp, vmap
 
 from .columns import over_columns, squares
+from .compat import is_compiling
 from .trees import norm, tree_leaves, tree_map
 from .types import Batch, GradFn, Hvp, Params, Products
 
 #: What torch says of a product of two precisions.
-_MIXED = ("to have the same dtype", "should be the same")
+_MIXED = ("to have the same dtype", "should be the same", "expected scalar type BFloat16")
 
 
 def in_words(lacking: str, other: str = "") -> Callable[[Hvp], Hvp]:
@@ -30,7 +31,7 @@ def in_words(lacking: str, other: str = "") -> Callable[[Hvp], Hvp]:
     def translated(hvp: Hvp) -> Hvp:
         @functools.wraps(hvp)
         def explained(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
-            if torch.compiler.is_compiling():
+            if is_compiling():
                 return hvp(grad_fn, params, batch, v)
             try:
                 return hvp(grad_fn, params, batch, v)
