@@ -105,7 +105,8 @@ def learned(state: GuardState, verdict: Verdict, losses: Losses) -> GuardState:
         torch.ones_like(state.started),
     )
     # what is not finite or only too long says nothing of what losses are normal
-    relaxed = state._replace(spread=torch.where(rise > most, RELAX, 1.0) * spread)
+    # (not a choice between two numbers: torch 2.0 maps that over states with a warning)
+    relaxed = state._replace(spread=torch.where(rise > most, RELAX * spread, spread))
     state = chosen(verdict.blamed, relaxed, state)
     return chosen(verdict.accepted, followed, state)
 

@@ -15,12 +15,15 @@ from typing import Any, Literal
 import torch
 
 from .columns import over_columns, squares
+from .compat import is_compiling
 from .transforms import jvp, vjp, vmap
 from .trees import norm, tree_leaves, tree_map
 from .types import Batch, GradFn, Hvp, Params, Products
 
 #: What torch says of a product of two precisions, one of them autocast's.
-_MIXED = re.compile("(BFloat16|Half).*(same dtype|be the same)|same dtype.*(BFloat16|Half)", re.S)
+_MIXED = re.compile(
+    "(BFloat16|Half).*(same dtype|be the same)|(same dtype|scalar type).*(BFloat16|Half)", re.S
+)
 
 
 def in_words(lacking: str, other: str = "") -> Callable[[Hvp], Hvp]:
@@ -31,7 +34,7 @@ def in_words(lacking: str, other: str = "") -> Callable[[Hvp], Hvp]:
     def translated(hvp: Hvp) -> Hvp:
         @functools.wraps(hvp)
         def explained(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
-            if torch.compiler.is_compiling():
+            if is_compiling():
                 return hvp(grad_fn, params, batch, v)
             try:
                 return hvp(grad_fn, params, batch, v)

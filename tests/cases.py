@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import adatune_func as atf
+
+#: For tests that choose the kernel of attention.
+needs_sdpa_kernel = pytest.mark.skipif(
+    find_spec("torch.nn.attention") is None, reason="torch.nn.attention came with torch 2.3"
+)
 
 
 class Problem(NamedTuple):

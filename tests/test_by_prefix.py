@@ -134,6 +134,7 @@ def test_each_hyperparameter_moves_by_its_own_hypergradient(case):
         assert float(new) != old
 
 
+@pytest.mark.compiles
 def test_compiled_equals_eager():
     problem, (optimizer, hparams) = layered(steps=2), CASES["clipped"]
     tuner = METHODS["hd"](problem.loss_fn, optimizer, atf.no_curvature)

@@ -10,6 +10,8 @@ import adatune_func as atf
 from adatune_func.trees import tree_leaves, tree_map
 from tests.cases import HVPS, METHODS, OPTIMIZERS, conv_batchnorm, start, tanh_mlp
 
+pytestmark = pytest.mark.compiles
+
 
 @pytest.fixture(autouse=True)
 def no_recompilation():

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import adatune_func as atf
-from tests.cases import conv_batchnorm, start, tanh_mlp
+from tests.cases import conv_batchnorm, needs_sdpa_kernel, start, tanh_mlp
 
 RULE = atf.additive(1e-3)
 
@@ -111,12 +111,14 @@ def attention_step(hvp):
     return tuner.step(tuner.init(params, hparams={"lr": 0.1}), batch, batch)[1]
 
 
+@needs_sdpa_kernel
 @pytest.mark.parametrize("hvp", [atf.forward_over_reverse, atf.reverse_over_reverse])
 def test_attention_says_what_to_do(hvp):
     with pytest.raises(NotImplementedError, match=r"SDPBackend.MATH.*finite_difference"):
         attention_step(hvp)
 
 
+@needs_sdpa_kernel
 @pytest.mark.parametrize("hvp", [atf.forward_over_reverse, atf.reverse_over_reverse])
 def test_attention_works_with_the_math_backend_or_differences(hvp):
     from torch.nn.attention import SDPBackend, sdpa_kernel

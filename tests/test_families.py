@@ -99,12 +99,14 @@ def compiled_equals_eager(family: str, optimizer: str, backend: str) -> None:
     torch.testing.assert_close(eager.hparams, compiled.hparams, rtol=1e-8, atol=0.0)
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize(("family", "optimizer"), [("vgg", "sgd_momentum"), ("lenet", "adam")])
 def test_one_graph_that_equals_eager(family, optimizer):
     compiled_equals_eager(family, optimizer, "eager")
 
 
 @pytest.mark.acceptance
+@pytest.mark.compiles
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_compiled_equals_eager(family, optimizer):

@@ -259,6 +259,7 @@ def test_a_tangent_that_overflows_is_forgotten_and_training_goes_on():
     assert float(after.hparams["lr"]) == float(state.hparams["lr"])
 
 
+@pytest.mark.compiles
 def test_the_guard_compiles_into_one_graph():
     problem = tanh_mlp()
     tuner = atf.marthe(problem.loss_fn, OPTIMIZERS["sgd_momentum"])

@@ -7,12 +7,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import hessian, jacrev
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import adatune_func as atf
 from adatune_func.recursion import gradient_of
 from adatune_func.trees import tree_leaves, tree_map
-from tests.cases import EXACT_HVPS, HVPS, PROBLEMS, conv_batchnorm, dropout_mlp, start, tanh_mlp
+from tests.cases import (
+    EXACT_HVPS,
+    HVPS,
+    PROBLEMS,
+    conv_batchnorm,
+    dropout_mlp,
+    needs_sdpa_kernel,
+    start,
+    tanh_mlp,
+)
 
 MEANS = {  # equal to the exact product for a mean over samples without BatchNorm
     "accumulated": atf.accumulate(atf.exact, 4),
@@ -239,14 +247,15 @@ def test_differences_refuse_dropout_in_words():
         products(atf.finite_difference(), dropout_mlp())
 
 
-def attention(backend=None):
-    """One head over five tokens of width 6, by torch's fused kernels unless a backend is given."""
+def attention(backend="FLASH_ATTENTION"):
+    """One head over five tokens of width 6, by torch's fused kernels unless told otherwise."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
     problem = tanh_mlp()
     x = torch.randn(4, 5, 6, dtype=torch.float64)
 
     def loss_fn(params, buffers, batch):
-        kernels = sdpa_kernel(backend) if backend else sdpa_kernel(SDPBackend.FLASH_ATTENTION)
-        with kernels:
+        with sdpa_kernel(getattr(SDPBackend, backend)):
             q = (batch @ params["q"])[:, None]
             out = F.scaled_dot_product_attention(q, q, batch[:, None])
         return out.square().mean(), buffers
@@ -255,9 +264,10 @@ def attention(backend=None):
     return problem._replace(loss_fn=loss_fn, params=params, buffers={}, batches=[(x, x)])
 
 
+@needs_sdpa_kernel
 @pytest.mark.parametrize("hvp", EXACT_HVPS)
 def test_attention_needs_the_math_backend_and_says_so(hvp):
-    problem = attention(SDPBackend.MATH)
+    problem = attention("MATH")
     v, _, hv, _ = products(HVPS[hvp], problem)
     torch.testing.assert_close(flat(hv), flat(v) @ dense_hessian(problem))
     with pytest.raises(NotImplementedError, match=r"SDPBackend\.MATH.*finite_difference"):
@@ -292,9 +302,11 @@ def in_bfloat16(problem):
     ("problem", "hvp", "backend"),
     [
         (tanh_mlp, "forward_over_reverse", None),
-        (tanh_mlp, "forward_over_reverse", "eager"),
+        pytest.param(tanh_mlp, "forward_over_reverse", "eager", marks=pytest.mark.compiles),
         (conv_batchnorm, "reverse_over_reverse", None),
-        (conv_batchnorm, "reverse_over_reverse", "aot_eager"),
+        pytest.param(
+            conv_batchnorm, "reverse_over_reverse", "aot_eager", marks=pytest.mark.compiles
+        ),
         (conv_batchnorm, "gauss_newton", None),
     ],
 )

@@ -130,6 +130,7 @@ def test_relative_takes_a_dict_of_prefixes():
     assert float(moved["lr"][""]) == pytest.approx(0.2 * math.exp(0.1))
 
 
+@pytest.mark.compiles
 def test_relative_compiles_and_maps_over_states():
     rule, problem = atf.relative(), tanh_mlp()
     tuner = atf.marthe(problem.loss_fn, OPTIMIZERS["adamw"], hyper_update=rule)

@@ -122,6 +122,7 @@ def test_cosine_stays_at_its_end() -> None:
     assert at(cosine(0.3, 10, final=0.02), torch.tensor(1000)).item() == pytest.approx(0.02)
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("name", PAIRS)
 def test_every_schedule_compiles_to_one_graph_and_vmaps(name: str) -> None:
     schedule, _ = PAIRS[name]
