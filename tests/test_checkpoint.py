@@ -170,7 +170,7 @@ def test_what_does_not_match_is_said(tmp_path, like, words):
     assert "\n" not in str(error.value) and str(tmp_path / "c.pt") in str(error.value)
 
 
-def refused(
+def assert_refused(
     path, words="is not a checkpoint, or it is damaged or cut short", kind: Any = ValueError
 ):
     for read in (lambda: atf.load(path, like=SMALL), lambda: checkpoint.notes(path)):
@@ -184,7 +184,7 @@ def test_a_truncated_file_is_refused_at_any_length(tmp_path):
     whole = (tmp_path / "c.pt").read_bytes()
     for length in {*range(0, len(whole), 97), *range(len(whole) - 40, len(whole)), 1, 2, 3}:
         (tmp_path / "c.pt").write_bytes(whole[:length])
-        refused(tmp_path / "c.pt")
+        assert_refused(tmp_path / "c.pt")
 
 
 def test_a_damaged_file_is_refused_or_read_right(tmp_path):
@@ -208,7 +208,7 @@ def test_a_damaged_file_is_refused_or_read_right(tmp_path):
 )  # fmt: skip
 def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "c.pt").write_bytes(content)
-    refused(tmp_path / "c.pt", "is not a checkpoint")
+    assert_refused(tmp_path / "c.pt", "is not a checkpoint")
 
 
 @pytest.mark.parametrize(
@@ -219,19 +219,19 @@ def test_other_files_are_refused(tmp_path, content):
 )  # fmt: skip
 def test_foreign_objects_of_torch_are_refused(tmp_path, foreign):
     torch.save(foreign, tmp_path / "c.pt")
-    refused(tmp_path / "c.pt", "is not a checkpoint")
+    assert_refused(tmp_path / "c.pt", "is not a checkpoint")
 
 
 def test_a_later_format_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "FORMAT", 2)
     atf.save(SMALL, tmp_path / "c.pt")
     monkeypatch.undo()
-    refused(tmp_path / "c.pt", "has format 2; this version reads 1")
+    assert_refused(tmp_path / "c.pt", "has format 2; this version reads 1")
 
 
 def test_files_that_cannot_be_read(tmp_path):
-    refused(tmp_path / "none.pt", "cannot read .*No such file", FileNotFoundError)
-    refused(tmp_path, "cannot read .*Is a directory", IsADirectoryError)
+    assert_refused(tmp_path / "none.pt", "cannot read .*No such file", FileNotFoundError)
+    assert_refused(tmp_path, "cannot read .*Is a directory", IsADirectoryError)
 
 
 def test_folders_that_cannot_be_written(tmp_path):

@@ -50,7 +50,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(p): p.read_bytes() if p.is_file() else b"" for p in sorted(folder.rglob("*"))}
 
 
-def refused(script, arguments, words, capsys, tmp_path):
+def assert_refused(script, arguments, words, capsys, tmp_path):
     before = files(tmp_path)
     with pytest.raises(SystemExit) as ended:
         script.main(arguments)
@@ -164,7 +164,7 @@ def test_a_mistake_is_one_line(script, options, capsys, tmp_path, monkeypatch):
     words = (BOTH | (RTHO if script is rtho else BASELINES))[options]
     given = options.split()
     fine = [] if "--resume" in given else FINE
-    refused(script, [*fine, *given], words, capsys, tmp_path)
+    assert_refused(script, [*fine, *given], words, capsys, tmp_path)
 
 
 DAMAGED = {
@@ -178,24 +178,24 @@ DAMAGED = {
 def test_a_damaged_run_is_not_resumed(name, capsys, tmp_path):
     content, words = DAMAGED[name]
     (tmp_path / "runs/there" / name).write_bytes(content)
-    refused(rtho, ["--resume", "runs/there"], words, capsys, tmp_path)
+    assert_refused(rtho, ["--resume", "runs/there"], words, capsys, tmp_path)
 
 
 def test_a_config_that_is_no_dict(capsys, tmp_path):
     (tmp_path / "runs/there/config.json").write_text("[1]")
-    refused(rtho, ["--resume", "runs/there"], "config.json is damaged", capsys, tmp_path)
+    assert_refused(rtho, ["--resume", "runs/there"], "config.json is damaged", capsys, tmp_path)
 
 
 def test_a_checkpoint_cut_short(capsys, tmp_path):
     path = tmp_path / "runs/there/checkpoint.pt"
     path.write_bytes(path.read_bytes()[:-100])
-    refused(rtho, ["--resume", "runs/there"], "damaged or cut short", capsys, tmp_path)
+    assert_refused(rtho, ["--resume", "runs/there"], "damaged or cut short", capsys, tmp_path)
 
 
 def test_a_foreign_checkpoint(capsys, tmp_path):
     torch.save({"w": torch.ones(2)}, tmp_path / "runs/there/checkpoint.pt")
     words = "is not a checkpoint of adatune_func"
-    refused(rtho, ["--resume", "runs/there"], words, capsys, tmp_path)
+    assert_refused(rtho, ["--resume", "runs/there"], words, capsys, tmp_path)
 
 
 def test_a_model_that_went_missing(capsys, tmp_path):
@@ -205,19 +205,19 @@ def test_a_model_that_went_missing(capsys, tmp_path):
     assert rtho.main(["--resume", "runs/there", "--max-steps", "8"]) == 0  # an epoch's end makes it
     (tmp_path / "runs/there/model.pt").unlink()
     words = "the best model so far is not at runs/there/model.pt"
-    refused(rtho, ["--resume", "runs/there"], words, capsys, tmp_path)
+    assert_refused(rtho, ["--resume", "runs/there"], words, capsys, tmp_path)
 
 
 def test_a_device_that_is_not_there(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     arguments = [*FINE, "--device", "cuda"]
-    refused(rtho, arguments, "torch sees no CUDA device here", capsys, tmp_path)
+    assert_refused(rtho, arguments, "torch sees no CUDA device here", capsys, tmp_path)
 
 
 def test_tensorboard_that_is_not_there(capsys, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     words = "--tensorboard needs tensorboard: pip install tensorboard"
-    refused(rtho, [*FINE, "--tensorboard", "--out", "new"], words, capsys, tmp_path)
+    assert_refused(rtho, [*FINE, "--tensorboard", "--out", "new"], words, capsys, tmp_path)
 
 
 def test_a_folder_without_permission(capsys, tmp_path, monkeypatch):
@@ -226,7 +226,7 @@ def test_a_folder_without_permission(capsys, tmp_path, monkeypatch):
     locked = tmp_path / "empty"
     monkeypatch.setattr(os, "access", lambda path, mode: path != locked and access(path, mode))
     arguments = [*FINE, "--out", "empty/run"]
-    refused(rtho, arguments, "empty is a folder that you cannot write to", capsys, tmp_path)
+    assert_refused(rtho, arguments, "empty is a folder that you cannot write to", capsys, tmp_path)
 
 
 def test_a_download_without_network(capsys, tmp_path, monkeypatch):
@@ -240,7 +240,7 @@ def test_a_download_without_network(capsys, tmp_path, monkeypatch):
 
     monkeypatch.setattr(data, "torchvision_datasets", lambda: type("m", (), {"CIFAR100": CIFAR100}))
     words = "CIFAR100 is not complete under 'data' and could not be downloaded"
-    refused(rtho, [*FINE, "--dataset", "cifar_100"], words, capsys, tmp_path)
+    assert_refused(rtho, [*FINE, "--dataset", "cifar_100"], words, capsys, tmp_path)
 
 
 @pytest.mark.parametrize(
