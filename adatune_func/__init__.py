@@ -14,7 +14,7 @@ from .hvp import (
     reverse_over_reverse,
 )
 from .hvp_wrappers import accumulate, clip_products, on_fraction, scale_products
-from .hyper_update import DOMAINS, HyperUpdate, Signal, additive
+from .hyper_update import DOMAINS, HyperUpdate, additive
 from .many_groups import shared_product
 from .optimizers import Optimizer, adam, adamw, sgd
 from .plain_training import plain
@@ -22,6 +22,7 @@ from .presets import presets
 from .relative_rule import relative
 from .state import Info, Tuner, TunerState
 from .tuner import hd, marthe, rtho
+from .types import Signal
 from .wrappers import by_prefix, clip_grad_norm, clip_grads
 
 __version__ = "0.1.0"

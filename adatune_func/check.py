@@ -15,7 +15,7 @@ from .hvp import exact
 from .hyper_update import bounds
 from .init_checks import checked_hparams, checked_params, checked_state
 from .optimizers import Optimizer
-from .recursion import Inner, advance, discounted, gradient_of, hypergradient
+from .recursion import Gradient, Inner, advance, discounted, hypergradient
 from .trees import dot, norm, tree_flatten, tree_leaves, tree_map, tree_paths, tree_unflatten
 from .types import Batch, Buffers, HParams, Hvp, LossFn, Params, PyTree, is_a
 
@@ -120,11 +120,9 @@ def _tangent(run: _Run, hvp: Hvp, mu: float) -> tuple[Inner, list[Tensor]]:
     with _repeatable():
         for batch, _ in run.batches:
             z = discounted(torch.tensor(mu, dtype=torch.float64), z)
-            grads, hz, (_, buffers) = hvp(
-                gradient_of(run.loss_fn, buffers), u.params, batch, z.params
-            )
+            grads, hz, (_, buffers) = hvp(Gradient(run.loss_fn, buffers), u.params, batch, z.params)
             u, z = advance(run.optimizer, grads, hz, u, z, run.hparams)
-        outer_grads, _ = gradient_of(run.outer_loss_fn, buffers)(u.params, run.batches[-1][1])
+        outer_grads, _ = Gradient(run.outer_loss_fn, buffers)(u.params, run.batches[-1][1])
     return z, tree_leaves(hypergradient(outer_grads, z, run.hparams).hypergrads)
 
 
@@ -133,7 +131,7 @@ def _trained(run: _Run, hparams_at: Callable[[int], HParams]) -> tuple[Params, T
     u, buffers = run.start, run.buffers
     with _repeatable():
         for t, (batch, _) in enumerate(run.batches):
-            grads, (_, buffers) = gradient_of(run.loss_fn, buffers)(u.params, batch)
+            grads, (_, buffers) = Gradient(run.loss_fn, buffers)(u.params, batch)
             fixed = run.optimizer._replace(hparams={**run.optimizer.hparams, **hparams_at(t)})
             u, _ = advance(fixed, grads, {}, u, Inner({}, {}), {})
         return u.params, run.outer_loss_fn(u.params, buffers, run.batches[-1][1])[0]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .trees import tree_leaves, tree_map
-from .types import HParams
+from .types import HParams, Signal
 
 #: Where each hyperparameter may live, both ends included; other names are positive.
 DOMAINS: dict[str, tuple[float, float]] = {
@@ -27,18 +27,6 @@ DOMAINS: dict[str, tuple[float, float]] = {
     "beta2": (0.0, 1 - 1e-6),
 }
 POSITIVE = (1e-12, float("inf"))
-
-
-class Signal(NamedTuple):
-    """What a rule sees of a step, each shaped as hparams.
-
-    Attributes:
-        hypergrads: ``h_k = <∇E(w), Z_k>``, the derivative of the outer loss.
-        cosine: of ``∇E(w)`` and ``Z_k``, in [-1, 1], 0 where Z is 0.
-    """
-
-    hypergrads: HParams
-    cosine: HParams
 
 
 class HyperUpdate(NamedTuple):

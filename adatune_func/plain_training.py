@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from . import snr
-from .hyper_update import Signal
 from .optimizers import Optimizer
-from .recursion import Inner, gradient_of
+from .recursion import Gradient, Inner
 from .state import Info, Tuner, TunerState, initial, settle
 from .trees import all_finite, scalar_like, tree_map
-from .types import Batch, Buffers, HParams, LossFn, Params
+from .types import Batch, Buffers, HParams, LossFn, Params, Signal
 
 
 def plain(
@@ -40,7 +39,7 @@ def plain(
 
     def step(state: TunerState, batch: Batch, val_batch: Batch = None) -> tuple[TunerState, Info]:
         with torch.no_grad():
-            grads, (loss, buffers) = gradient_of(loss_fn, state.buffers)(state.params, batch)
+            grads, (loss, buffers) = Gradient(loss_fn, state.buffers)(state.params, batch)
             hparams = {**optimizer.hparams, **state.hparams}
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params, hparams)
             params = tree_map(torch.add, state.params, updates)

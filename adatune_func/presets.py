@@ -5,8 +5,9 @@ the floors are matrix work over plain training:
 
 * ``exact``: whole curvature, validation batch. Floor 4.
 * ``balanced``: exact curvature of half the batch, judged by the next training batch. Floor 7/3.
-* ``fast``: Gauss-Newton curvature of a quarter of the batch at half its size, judged by the next
-  training batch. Floor 17/12. Needs a loss from ``functionalize`` (or a :class:`ModelLoss`).
+* ``fast``: Gauss-Newton curvature of an eighth of the batch, 8 samples or more, at a quarter of its
+  size, judged by the next training batch. Floor 29/24. Needs a loss from ``functionalize`` (or a
+  :class:`ModelLoss`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ presets: dict[str, dict[str, Any]] = {
     "exact": {"hvp": exact, "outer": "validation"},
     "balanced": {"hvp": on_fraction(exact, 1 / 2), "outer": "next_batch"},
     "fast": {
-        "hvp": scale_products(on_fraction(gauss_newton, 1 / 4), 1 / 2),
+        "hvp": scale_products(on_fraction(gauss_newton, 1 / 8), 1 / 4),
         "outer": "next_batch",
     },
 }

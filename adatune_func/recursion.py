@@ -22,11 +22,10 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from . import columns
-from .hyper_update import Signal
 from .optimizers import Optimizer
 from .transforms import jvp
 from .trees import norm, tree_leaves, tree_map
-from .types import Batch, Buffers, HParams, LossFn, Params, PyTree, is_a
+from .types import Batch, Buffers, HParams, LossFn, Params, PyTree, Signal, is_a
 
 
 class Inner(NamedTuple):
@@ -62,11 +61,6 @@ class Gradient(NamedTuple):
 
         grads, (_, aux) = grad_and_value(scalar_loss, has_aux=True)(params)
         return grads, aux
-
-
-def gradient_of(loss_fn: LossFn, buffers: Buffers) -> Gradient:
-    """The training or outer gradient as a function of the parameters and a batch."""
-    return Gradient(loss_fn, buffers)
 
 
 def discounted(mu: Tensor, z: PyTree) -> PyTree:

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from . import columns, guard, snr
 from .guard import GuardState
-from .hyper_update import HyperUpdate, Signal
+from .hyper_update import HyperUpdate
 from .init_checks import checked_hparams, checked_params, checked_state, copied
 from .optimizers import Optimizer
 from .recursion import Inner
 from .snr import SnrState
 from .trees import all_finite, dot, scalar_like, tree_leaves, tree_map
-from .types import Buffers, HParams, Params, PyTree
+from .types import Buffers, HParams, Params, PyTree, Signal
 
 
 class TunerState(NamedTuple):

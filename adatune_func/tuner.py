@@ -26,13 +26,13 @@ from torch import Tensor
 
 from .discount import Discount, constant, lagged
 from .hvp import exact, no_curvature
-from .hyper_update import HyperUpdate, Signal
+from .hyper_update import HyperUpdate
 from .optimizers import Optimizer
-from .recursion import Inner, advance, discounted, gradient_of, hypergradient
+from .recursion import Gradient, Inner, advance, discounted, hypergradient
 from .relative_rule import relative
 from .state import Info, Tuner, TunerState, initial, settle
 from .trees import all_finite, tree_leaves, tree_map
-from .types import Batch, Buffers, HParams, Hvp, LossFn, Params
+from .types import Batch, Buffers, HParams, Hvp, LossFn, Params, Signal
 
 Outer: TypeAlias = Literal["validation", "next_batch"]
 
@@ -87,7 +87,7 @@ def marthe(
 
     def train(state: TunerState, batch: Batch) -> tuple[Params, Params, Tensor, Buffers]:
         products = hvp if tree_leaves(state.hparams) else no_curvature
-        grad_fn = gradient_of(loss_fn, state.buffers)
+        grad_fn = Gradient(loss_fn, state.buffers)
         grads, hz, (loss, buffers) = products(grad_fn, state.params, batch, state.z.params)
         return grads, hz, loss, buffers
 
@@ -119,7 +119,7 @@ def marthe(
     ) -> tuple[TunerState, Info]:
         grads, hz, loss, buffers = train(state, batch)
         moved = move(state, grads, hz, state.mu_state.mu)._replace(buffers=buffers)
-        outer_grads, (val_loss, _) = gradient_of(outer_loss_fn, buffers)(moved.params, val_batch)
+        outer_grads, (val_loss, _) = Gradient(outer_loss_fn, buffers)(moved.params, val_batch)
         moved, signal = react(moved, outer_grads, grads)
         faulty = ~all_finite(batch, val_batch, loss, grads)
         shown = (loss, val_loss, signal, state.mu_state.mu)

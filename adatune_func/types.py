@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from torch import Tensor
 
@@ -31,6 +31,18 @@ GradFn: TypeAlias = Callable[[Params, Batch], tuple[Params, Any]]
 
 #: ``(grads, Hv, aux)``.
 Products: TypeAlias = tuple[Params, Params, Any]
+
+
+class Signal(NamedTuple):
+    """What a rule sees of a step, each shaped as hparams.
+
+    Attributes:
+        hypergrads: ``h_k = <∇E(w), Z_k>``, the derivative of the outer loss.
+        cosine: of ``∇E(w)`` and ``Z_k``, in [-1, 1], 0 where Z is 0.
+    """
+
+    hypergrads: HParams
+    cosine: HParams
 
 
 #: ``isinstance`` that narrows nothing: for checks of what an annotation already promises, and where

@@ -41,6 +41,16 @@ class Transformer(nn.Module):
             return self.head(self.encoder(tokens).mean(1))
 
 
+def small_conv() -> nn.Module:
+    """4 x 4 patches of 32 channels, two 3 x 3 convolutions of stride 2; BatchNorm and ReLU."""
+    layers: list[nn.Module] = []
+    for before, after, size, stride in ((3, 32, 4, 4), (32, 64, 3, 2), (64, 64, 3, 2)):
+        padding = 0 if stride == size else 1
+        layers += [nn.Conv2d(before, after, size, stride, padding, bias=False)]
+        layers += [nn.BatchNorm2d(after), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+
 def smooth(module: nn.Module) -> nn.Module:
     """The module with GELU for each ReLU and average for max-pooling: no kinks left."""
     for name, child in module.named_children():
@@ -58,6 +68,7 @@ MODELS: dict[str, Model] = {
     "mlp": Model(lambda: networks.MLP((256, 128)), "mnist"),
     "lenet": Model(lambda: networks.LeNet(), "mnist"),
     "lenet_small": Model(lambda: networks.LeNet((6, 16)), "mnist"),
+    "conv": Model(small_conv, "cifar_10"),
     "vgg_11": Model(lambda: networks.VGG(), "cifar_10"),
     "vgg_11_small": Model(lambda: networks.VGG(width=8), "cifar_10"),
     "resnet_18": Model(lambda: networks.ResNet(), "cifar_10"),

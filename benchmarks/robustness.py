@@ -31,6 +31,7 @@ import adatune_func as atf
 from adatune_func import data, networks, schedules
 from adatune_func.trees import tree_map
 from benchmarks import record
+from benchmarks.models import MODELS
 
 STARTS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 KEYS = ("method", "optimizer", "start", "seed")
@@ -51,20 +52,11 @@ class Outcome(NamedTuple):
     path: list[float]  # of lr, at each tenth of the run
 
 
-def small_conv() -> nn.Module:
-    """Three 3 x 3 convolutions of 16, 32, 64 channels and stride 2, with BatchNorm and ReLU."""
-    layers: list[nn.Module] = []
-    for before, after in ((3, 16), (16, 32), (32, 64)):
-        layers += [nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)]
-        layers += [nn.BatchNorm2d(after), nn.ReLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
-
-
 TASKS = {
     "digits_mlp": Task("digits", lambda: networks.MLP((64,)), 32, 15),
     "digits": Task("digits", lambda: networks.LeNet((6, 16)), 32, 15),
     "mnist": Task("mnist", lambda: networks.MLP((256, 128)), 128, 3),
-    "cifar_10": Task("cifar_10", small_conv, 128, 5),
+    "cifar_10": Task("cifar_10", MODELS["conv"].build, 128, 5),
 }
 
 OPTIMIZERS = {"sgd": atf.sgd(momentum=0.9), "adamw": atf.adamw()}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import hessian, jacrev
 
 import adatune_func as atf
-from adatune_func.recursion import gradient_of
+from adatune_func.recursion import Gradient
 from adatune_func.trees import tree_leaves, tree_map
 from tests.cases import (
     EXACT_HVPS,
@@ -37,7 +37,7 @@ def directions(params, columns):
 def products(hvp, problem, columns=1, batch=None, v=None):
     torch.manual_seed(0)
     v = directions(problem.params, columns) if v is None else v
-    grad_fn = gradient_of(problem.loss_fn, problem.buffers)
+    grad_fn = Gradient(problem.loss_fn, problem.buffers)
     return v, *hvp(grad_fn, problem.params, batch or problem.batches[0][0], v)
 
 
@@ -101,7 +101,7 @@ def test_exact_products_are_those_of_the_dense_hessian(hvp, problem, columns):
     problem = PROBLEMS[problem]()
     v, grads, hv, (loss, buffers) = products(HVPS[hvp], problem, columns)
     torch.testing.assert_close(flat(hv), flat(v) @ dense_hessian(problem))
-    want, (want_loss, want_buffers) = gradient_of(problem.loss_fn, problem.buffers)(
+    want, (want_loss, want_buffers) = Gradient(problem.loss_fn, problem.buffers)(
         problem.params, problem.batches[0][0]
     )
     torch.testing.assert_close((grads, loss, buffers), (want, want_loss, want_buffers))
@@ -236,7 +236,7 @@ def test_gradient_and_products_share_one_mask(hvp):
         lambda p, b, batch: (F.dropout(p["w"]), b), lambda output, batch: output.square().sum() / 2
     )
     v = directions(params, 2)
-    grads, hv, _ = hvp(gradient_of(loss_fn, {}), params, torch.zeros(1), v)
+    grads, hv, _ = hvp(Gradient(loss_fn, {}), params, torch.zeros(1), v)
     mask = grads["w"] / params["w"]
     assert 0 < (mask == 0).sum() < 64
     torch.testing.assert_close(hv["w"], mask * v["w"], rtol=1e-5, atol=1e-5)
