@@ -89,6 +89,7 @@ METHODS: dict[str, Method] = {
     "gauss_newton": Method(marthe(atf.gauss_newton), 10 / 3),
     "no_curvature": Method(marthe(atf.no_curvature), 2.0),
     "balanced": Method(marthe(**atf.presets["balanced"]), 7 / 3),
+    "smooth": Method(marthe(**atf.presets["smooth"]), 2.0),
     "fast": Method(marthe(**atf.presets["fast"]), 29 / 24),
     "exact in 4 parts": Method(marthe(atf.accumulate(atf.exact, 4)), 4.0),
     "exact on 1/4": Method(marthe(_part(4)), 8 / 3),

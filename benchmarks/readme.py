@@ -37,10 +37,19 @@ STEPS = {
     "plain": "plain",
     "hd": "`hd`",
     "fast": "`fast`",
+    "smooth": "`smooth`",
     "balanced": "`balanced`",
     "exact": "exact",
     "reverse_over_reverse": "by reverse",
     "classic eager": "classic",
+}
+#: Presets, the strategy that curvature.py knows them by, the method that robustness.py does.
+BARGAINS = {
+    "`exact`": ("exact", "marthe"),
+    "`balanced`": ("exact on 1/2", "marthe_balanced"),
+    "`smooth`": ("finite_difference", ""),
+    "`fast`": ("gauss_newton on 1/8, a quarter of it", "marthe_fast"),
+    "no curvature": ("no_curvature", ""),
 }
 
 
@@ -73,7 +82,9 @@ def starts() -> str:
             if set(ours) >= set(robustness.STARTS) and cosines:
                 best = max(cosines, key=lambda row: row["mean"])
                 accuracies = [_mean_worst(ours[start]) for start in robustness.STARTS]
-                lines.append([f"{title}, {name}", *accuracies, f"{_mean_worst(best)}"])
+                seeds = min(row["seeds"] for row in [*ours.values(), best])
+                few = "" if seeds >= 3 else f", {seeds} seed only"
+                lines.append([f"{title}, {name}{few}", *accuracies, f"{_mean_worst(best)}"])
     heads = [
         f"{start:.0e}".replace("e-0", "e-").replace("1e+00", "1") for start in robustness.STARTS
     ]
@@ -91,13 +102,37 @@ def speed() -> str:
     for network, title in SPEED.items():
         its = [r for r in rows if r["network"] == network and r["optimizer"] == "sgd"]
         its = [r for r in its if r["device"] == "cpu" and not r["autocast"]]
-        its = [r for r in its if not r["channels_last"] and r["threads"] == 1]
+        its = [r for r in its if not r["channels_last"] and r["threads"] == 2]
         if its:
             by = {row["method"]: row for row in its}
             base = min(by[f"torch.optim {mode}"]["ms"] for mode in ("eager", "compiled"))
-            ratios = [f"{by[method]['ms'] / base:.2f}" for method in STEPS]
+            ratios = [f"{by[m]['ms'] / base:.2f}" if m in by else "-" for m in STEPS]
             lines.append([title, f"{base:.0f} ms", *ratios])
     return grid(["", "torch.optim", *STEPS.values()], lines)
+
+
+def bargains() -> str:
+    """Cosine of Z with the exact Z on two networks, and accuracy of whole runs, by preset."""
+    rows = [row for row in kept("curvature")["rows"] if row["mu"] == 0.99]
+    runs = kept("robustness_mnist")["rows"]
+    starts = {row["start"] for row in runs if row["method"] == "marthe_fast"}
+    runs = [row for row in runs if row["start"] in starts]
+    lines = []
+    for preset, (strategy, method) in BARGAINS.items():
+        cosines = ["1", "1"]
+        if strategy != "exact":
+            of = {(r["network"], r["lr"]): r["cosine"] for r in rows if r["strategy"] == strategy}
+            cosines = [
+                " ".join(f"{of[network, lr]:.2f}" for lr in (0.001, 0.01, 0.1))
+                for network in ("mlp", "mlp_smooth")
+            ]
+        lines.append([preset, *cosines, *(_accuracy(runs, method, o) for o in ("sgd", "adamw"))])
+    return grid(["preset", "Z, ReLU", "Z, GELU", "accuracy, SGD", "accuracy, AdamW"], lines)
+
+
+def _accuracy(rows: list[dict[str, Any]], method: str, optimizer: str) -> str:
+    its = [r["accuracy"] for r in rows if (r["method"], r["optimizer"]) == (method, optimizer)]
+    return f"{sum(its) / len(its):.2f} ({min(its):.2f})" if its else "-"
 
 
 def measured() -> str:
@@ -164,7 +199,12 @@ def baydin() -> str:
     return "; ".join(said)
 
 
-PARTS: dict[str, Callable[[], str]] = {"starts": starts, "measured": measured, "speed": speed}
+PARTS: dict[str, Callable[[], str]] = {
+    "starts": starts,
+    "measured": measured,
+    "speed": speed,
+    "bargains": bargains,
+}
 
 
 def rewritten(text: str) -> str:

@@ -33,7 +33,8 @@ for name, file in (("speed", speed), ("curvature", curvature)):
 STRATEGIES = {
     "hd": "no_curvature",
     "balanced": "exact on 1/2",
-    "fast": "gauss_newton on 1/4, halved",
+    "smooth": "finite_difference",
+    "fast": "gauss_newton on 1/8, a quarter of it",
     "reverse_over_reverse": "exact",
 }
 
