@@ -5,6 +5,8 @@ A batch is any tree of tensors with the samples on dim 0.
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import torch
 from torch import Tensor
 
@@ -28,9 +30,15 @@ def on_fraction(hvp: Hvp, fraction: float) -> Hvp:
     if fraction == 1:
         return hvp
 
-    def partial(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
+    share = Fraction(fraction).limit_denominator(1_000_000).as_integer_ratio()
+
+    # A default, as dynamo takes these for constants. A number of the closure becomes symbolic when
+    # another tuner has another one, and with it the size of what the products are computed on.
+    def partial(
+        grad_fn: GradFn, params: Params, batch: Batch, v: Params, share: tuple[int, int] = share
+    ) -> Products:
         count = _samples(batch)
-        rows = int(count * fraction)
+        rows = count * share[0] // share[1]
         if rows == 0:
             raise ValueError(f"a fraction {fraction} of {count} samples leaves none")
         grads, aux = grad_fn(params, batch)

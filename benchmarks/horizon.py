@@ -18,13 +18,13 @@ import torch.nn.functional as F
 
 import adatune_func as atf
 from adatune_func import data, search
-from benchmarks import record, robustness
+from benchmarks import record, tasks
 
 KEYS = ("task", "optimizer", "seed", "mu", "longest", "start")
 
 
 def run(args: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
-    task = robustness.TASKS[args.task]
+    task = tasks.TASKS[args.task]
     images = data.load(task.images, args.data)
     steps = task.epochs * (len(images.train.labels) // task.batch_size)
     members = list(itertools.product(args.mus, args.starts))
@@ -34,14 +34,14 @@ def run(args: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
         models.append(task.network())
         loss_fn, params, buffers = atf.functionalize(models[-1], F.cross_entropy)
         rule = atf.relative(longest=args.longest)
-        tuner = atf.marthe(loss_fn, robustness.OPTIMIZERS[args.optimizer], mu=mu, hyper_update=rule)
+        tuner = atf.marthe(loss_fn, tasks.OPTIMIZERS[args.optimizer], mu=mu, hyper_update=rule)
         states.append(tuner.init(params, {"lr": start}, buffers))
         step = step or torch.compile(
             torch.func.vmap(tuner.step, in_dims=(0, None, None)), fullgraph=True
         )
     state, refused, rates = search.stack(states), torch.zeros(len(members)), []
     assert step is not None
-    pairs = robustness.pairs_of(images, task.batch_size, seed)
+    pairs = tasks.pairs_of(images, task.batch_size, seed)
     for t, (batch, val_batch) in zip(range(steps), pairs, strict=False):
         if t % (steps // 8) == 0:
             rates.append(state.hparams["lr"])
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
         atf.write_back(models[number], member)
         mu, start = members[number]
         case = (args.task, args.optimizer, seed, mu, args.longest, start)
-        row = dict(zip(KEYS, case, strict=True)) | robustness.test(models[number], images)
+        row = dict(zip(KEYS, case, strict=True)) | tasks.evaluate(models[number], images)
         row |= {"refused": int(refused[number])}
         rows.append(row | {"lrs": [float(f"{lr:.2g}") for lr in paths[number]]})
     return rows
@@ -60,8 +60,8 @@ def run(args: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--task", choices=list(robustness.TASKS), default="mnist")
-    parser.add_argument("--optimizer", choices=list(robustness.OPTIMIZERS), default="sgd")
+    parser.add_argument("--task", choices=list(tasks.TASKS), default="mnist")
+    parser.add_argument("--optimizer", choices=list(tasks.OPTIMIZERS), default="sgd")
     parser.add_argument("--mus", nargs="+", type=float, default=[0.99, 0.995, 0.998])
     parser.add_argument("--longest", type=float, default=0.03)
     parser.add_argument("--starts", nargs="+", type=float, default=[1e-5, 1e-3, 1e-1])

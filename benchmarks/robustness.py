@@ -14,52 +14,25 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib
-import importlib.util
 import json
-import math
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 
 import adatune_func as atf
-from adatune_func import data, networks, schedules
+from adatune_func import data, schedules
 from adatune_func.trees import tree_map
-from benchmarks import record
-from benchmarks.models import MODELS
+from benchmarks import record, rivals
+from benchmarks.tasks import OPTIMIZERS, TASKS, Outcome, Task, evaluate, pairs_of
 
 STARTS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 KEYS = ("method", "optimizer", "start", "seed")
 SHOWN = (*KEYS, "accuracy", "last_lr", "refused", "seconds")
 
-
-class Task(NamedTuple):
-    images: str
-    network: Callable[[], nn.Module]
-    batch_size: int
-    epochs: int
-
-
-class Outcome(NamedTuple):
-    model: nn.Module
-    last_lr: float
-    refused: int
-    path: list[float]  # of lr, at each tenth of the run
-
-
-TASKS = {
-    "digits_mlp": Task("digits", lambda: networks.MLP((64,)), 32, 15),
-    "digits": Task("digits", lambda: networks.LeNet((6, 16)), 32, 15),
-    "mnist": Task("mnist", lambda: networks.MLP((256, 128)), 128, 3),
-    "cifar_10": Task("cifar_10", MODELS["conv"].build, 128, 5),
-}
-
-OPTIMIZERS = {"sgd": atf.sgd(momentum=0.9), "adamw": atf.adamw()}
 
 #: Schedules of plain training, by start and number of steps.
 BASELINES: dict[str, Callable[[float, int], schedules.Schedule]] = {
@@ -92,29 +65,10 @@ MORE = {
     "adamw": {"beta1": 0.9, "beta2": 0.999, "weight_decay": 1e-2},
 }
 
-#: Packages of others: (module, class, arguments by start) for each optimizer.
-OTHERS: dict[str, dict[str, tuple[str, str, Callable[[float], dict[str, Any]]]]] = {
-    "schedule_free": {
-        "sgd": ("schedulefree", "SGDScheduleFree", lambda lr: {"lr": lr, "momentum": 0.9}),
-        "adamw": ("schedulefree", "AdamWScheduleFree", lambda lr: {"lr": lr, "weight_decay": 0.01}),
-    },
-    "prodigy": {
-        "adamw": ("prodigyopt", "Prodigy", lambda d0: {"d0": d0, "weight_decay": 0.01}),
-    },
-    "d_adaptation": {
-        "sgd": ("dadaptation", "DAdaptSGD", lambda d0: {"d0": d0, "momentum": 0.9}),
-        "adamw": (
-            "dadaptation",
-            "DAdaptAdam",
-            lambda d0: {"d0": d0, "weight_decay": 0.01, "decouple": True},
-        ),
-    },
-}
-
-METHODS = (*BASELINES, *TUNERS, *OTHERS)
+METHODS = (*BASELINES, *TUNERS, *rivals.PACKAGES)
 
 #: The figure compares methods; what else marthe may tune or save is for tables.
-PLOTTED = (*BASELINES, "hd", "rtho", "marthe_additive", "marthe", *OTHERS)
+PLOTTED = (*BASELINES, "hd", "rtho", "marthe_additive", "marthe", *rivals.PACKAGES)
 
 
 def tuner_for(method: str, optimizer: str, loss_fn: Any) -> atf.Tuner:
@@ -169,61 +123,6 @@ def alone(step: Any) -> Any:
     return stacked
 
 
-def train_others(
-    method: str, optimizer: str, model: nn.Module, start: float, steps: int, pairs: Any
-) -> Outcome:
-    module, name, arguments = OTHERS[method][optimizer]
-    opt = getattr(importlib.import_module(module), name)(model.parameters(), **arguments(start))
-    modes = method == "schedule_free"  # it trains at one point and is evaluated at another
-    if modes:
-        opt.train()
-    for _, ((x, y), _) in zip(range(steps), pairs, strict=False):
-        opt.zero_grad()
-        F.cross_entropy(model(x), y).backward()
-        opt.step()
-    if modes:
-        opt.eval()
-        with torch.no_grad():  # running statistics of the averaged weights, as its README asks
-            for _, ((x, _), _) in zip(range(50), pairs, strict=False):
-                model(x)
-    group = opt.param_groups[0]
-    return Outcome(model, group["lr"] * group.get("d", 1.0), 0, [])
-
-
-def pairs_of(images: data.ImageData, batch_size: int, seed: int) -> Iterable[Any]:
-    """(training batch, validation batch) without end; not all methods look at the second."""
-    validation = data.validation_batches(images, batch_size, seed=seed)
-    return zip(data.train_batches(images, batch_size, seed=seed), validation, strict=True)
-
-
-@torch.no_grad()
-def test(model: nn.Module, images: data.ImageData) -> dict[str, float]:
-    """Accuracy in percent and mean loss on the test images, in eval mode."""
-    params = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    model.eval()
-    outputs: list[Tensor] = [
-        functional_call(model, params, (data.normalize(x, images.mean, images.std),))
-        for x, _ in data.in_order(images.test, 500)
-    ]
-    logits, labels = torch.cat(outputs), images.test.labels
-    loss = float(F.cross_entropy(logits, labels))
-    accuracy = 100 * float((logits.argmax(1) == labels).float().mean())
-    return {"accuracy": accuracy, "loss": loss if math.isfinite(loss) else math.inf}
-
-
-def available(method: str, optimizer: str) -> bool:
-    """Whether the method exists for the optimizer and its package is installed; says if not."""
-    if method not in OTHERS:
-        return True
-    if optimizer not in OTHERS[method]:
-        return False
-    package = OTHERS[method][optimizer][0]
-    if importlib.util.find_spec(package) is None:
-        print(f"{method} left out: pip install {package}")
-        return False
-    return True
-
-
 def run_grid(args: argparse.Namespace) -> None:
     task = TASKS[args.task]
     images = data.load(task.images, args.data)
@@ -236,7 +135,7 @@ def run_grid(args: argparse.Namespace) -> None:
         for method in args.methods:
             wanted = [(s, seed) for seed in args.seeds for s in args.starts]
             missing = [w for w in wanted if (method, optimizer, *w) not in done(path, steps)]
-            if not missing or not available(method, optimizer):
+            if not missing or not rivals.available(method, optimizer):
                 continue
             run_method(args, task, images, steps, method, optimizer, missing, path, origin)
 
@@ -253,7 +152,7 @@ def run_method(
     origin: Any,
 ) -> None:
     tuner = step = None
-    if method not in OTHERS:
+    if method not in rivals.PACKAGES:
         loss_fn = atf.functionalize(task.network(), F.cross_entropy).loss_fn
         tuner = tuner_for(method, optimizer, loss_fn)
         plain = torch.func.vmap(tuner.step, in_dims=(0, None, None)) if args.together else None
@@ -270,14 +169,14 @@ def run_method(
             pairs = pairs_of(images, task.batch_size, seed)
             began = time.perf_counter()
             if tuner is None:
-                outcomes = [train_others(method, optimizer, models[0], group[0], steps, pairs)]
+                outcomes = [rivals.train(method, optimizer, models[0], group[0], steps, pairs)]
             else:
                 outcomes = train_ours(method, optimizer, tuner, step, models, group, steps, pairs)
             seconds = round((time.perf_counter() - began) / len(group), 1)
             rows = []
             for start, outcome in zip(group, outcomes, strict=True):
                 row = dict(zip(KEYS, (method, optimizer, start, seed), strict=True))
-                row |= test(outcome.model, images) | {"seconds": seconds}
+                row |= evaluate(outcome.model, images) | {"seconds": seconds}
                 row |= {"last_lr": outcome.last_lr, "refused": outcome.refused, "steps": steps}
                 rows.append(row | {"lrs": [float(f"{lr:.3g}") for lr in outcome.path]})
                 print(*(f"{key}={row[key]}" for key in SHOWN), flush=True)
@@ -323,7 +222,7 @@ def plot(task: str) -> None:
             if not its:
                 continue
             style: dict[str, Any] = {"lw": 1.2, "color": f"C{number}"}
-            style["ls"] = "--" if method in OTHERS else "-"
+            style["ls"] = "--" if method in rivals.PACKAGES else "-"
             if method == "marthe":
                 style |= {"lw": 3, "zorder": 5, "color": "black"}
             x, y = ([line[key] for line in its] for key in ("start", "mean"))

@@ -97,6 +97,24 @@ def test_fifty_steps_compile_once():
         step(start(other, tuner, {"lr": 0.05}), *other.batches[0])
 
 
+def test_two_fractions_in_one_process_are_both_constants():
+    """Dynamo makes a number symbolic, and sizes with it, once it has seen another in its place."""
+    problem, inputs = conv_batchnorm(steps=1), []
+
+    def backend(graph, example_inputs):
+        inputs.append(len(example_inputs))
+        return graph.forward
+
+    torch._dynamo.reset()
+    for fraction in (1 / 2, 1 / 4, 1 / 8):
+        hvp = atf.on_fraction(atf.exact, fraction)
+        tuner = METHODS["marthe"](problem.loss_fn, OPTIMIZERS["adam"], hvp)
+        with torch._dynamo.config.patch(error_on_recompile=False):
+            step = torch.compile(tuner.step, fullgraph=True, backend=backend)
+            step(start(problem, tuner, {"lr": 0.05}), *problem.batches[0])
+    assert len(set(inputs)) == 1  # a symbolic number would be one more
+
+
 def test_a_vmapped_step_compiles():
     problem = tanh_mlp()
     tuner = METHODS["marthe"](problem.loss_fn, OPTIMIZERS["sgd_nesterov"], atf.exact)

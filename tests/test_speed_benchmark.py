@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 import adatune_func as atf
 from adatune_func import data
-from benchmarks import curvature, families, horizon, per_layer, record, robustness, speed
+from benchmarks import curvature, families, horizon, per_layer, record, speed, tasks
 from benchmarks.classic import classic
 from benchmarks.methods import METHODS
 from tests.cases import tanh_mlp
@@ -108,8 +108,8 @@ def test_layers_get_rates_of_their_own(tmp_path):
 
 @pytest.mark.usefixtures("interpreted")
 def test_the_horizon_is_compared_on_the_same_batches(tmp_path, monkeypatch):
-    short = robustness.TASKS["digits_mlp"]._replace(epochs=1)
-    monkeypatch.setitem(robustness.TASKS, "digits_mlp", short)
+    short = tasks.TASKS["digits_mlp"]._replace(epochs=1)
+    monkeypatch.setitem(tasks.TASKS, "digits_mlp", short)
     arguments = ("--task", "digits_mlp", "--mus", 0.9, 0.99, "--starts", 1e-3)
     short_memory, long_memory = results_of(horizon, tmp_path / "horizon.json", *arguments)
     assert short_memory["lrs"][0] == long_memory["lrs"][0] == 1e-3
