@@ -42,7 +42,7 @@ def on_fraction(hvp: Hvp, fraction: float) -> Hvp:
         if rows == 0:
             raise ValueError(f"a fraction {fraction} of {count} samples leaves none")
         grads, aux = grad_fn(params, batch)
-        _, products, _ = hvp(grad_fn, params, tree_map(lambda leaf: leaf[:rows], batch), v)
+        _, products, _ = hvp(grad_fn, params, _rows(batch, 0, rows), v)
         return grads, products, aux
 
     return partial
@@ -68,7 +68,7 @@ def accumulate(hvp: Hvp, parts: int) -> Hvp:
         rows = count // parts
         total, buffers = None, None
         for i in range(parts):
-            part = tree_map(lambda leaf, i=i: leaf[i * rows : (i + 1) * rows], batch)
+            part = _rows(batch, i * rows, rows)
             grads, products, (loss, buffers) = hvp(grad_fn, params, part, v)
             new = (grads, products, loss)
             total = new if total is None else tree_map(torch.add, total, new)
@@ -102,6 +102,15 @@ def clip_products(hvp: Hvp, c: float) -> Hvp:
         return grads, tree_map(lambda leaf: leaf.clamp(-c, c), products), aux
 
     return clipped
+
+
+def _rows(batch: Batch, first: int, count: int) -> Batch:
+    """Copies of some rows of each leaf.
+
+    A view of the batch, in forward mode inside a vmapped and compiled step, is taken to live on
+    torch's "meta" device and refused (torch 2.13, pytorch#185718).
+    """
+    return tree_map(lambda leaf: leaf[first : first + count].clone(), batch)
 
 
 def _samples(batch: Batch) -> int:

@@ -115,9 +115,10 @@ def test_two_fractions_in_one_process_are_both_constants():
     assert len(set(inputs)) == 1  # a symbolic number would be one more
 
 
-def test_a_vmapped_step_compiles():
+@pytest.mark.parametrize("hvp", ["forward_over_reverse", "on_fraction", "accumulated"])
+def test_a_vmapped_step_compiles(hvp):
     problem = tanh_mlp()
-    tuner = METHODS["marthe"](problem.loss_fn, OPTIMIZERS["sgd_nesterov"], atf.exact)
+    tuner = METHODS["marthe"](problem.loss_fn, OPTIMIZERS["sgd_nesterov"], HVPS[hvp])
     states = [start(problem, tuner, {"lr": lr}) for lr in (0.01, 0.1)]
     together = tree_map(lambda *leaves: torch.stack(leaves), *states)
     mapped = torch.func.vmap(tuner.step, in_dims=(0, None, None))
