@@ -16,7 +16,8 @@ from typing import Any
 
 import adatune_func as atf
 from adatune_func import schedules
-from benchmarks import training
+from benchmarks import command_line, training
+from benchmarks.jobs import Job
 
 #: What AdaTune's baselines.py starts with.
 ADATUNE = {
@@ -37,10 +38,10 @@ ADATUNE_OPTIONS = {"hyper_lr": 1e-8, "lr_decay": 1.0}
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("baselines.py", description=(__doc__ or "").split("\n")[0])
-    training.add_arguments(parser)
-    add, count, rate = parser.add_argument, training.count, training.positive
+    command_line.add_arguments(parser)
+    add, count, rate = parser.add_argument, command_line.count, command_line.positive
     add("--lr-scheduler", choices=tuple(OPTIONS), default="hd", help="(hd)")
-    add("--hyper-lr", type=training.number, metavar="X", help="of hd (off: the relative rule)")
+    add("--hyper-lr", type=command_line.number, metavar="X", help="of hd (off: the relative rule)")
     add("--step-size", type=count, metavar="N", help="epochs between staircase's steps (30)")
     add("--lr-decay", type=rate, metavar="X", help="factor of staircase (0.1) and ed (0.99)")
     add("--t-0", type=count, metavar="N", help="epochs of cyclic's first run (10)")
@@ -75,9 +76,9 @@ def schedule_of(
     return schedules.constant(lr)
 
 
-def build(args: argparse.Namespace, job: training.Job) -> training.Plan:
+def build(args: argparse.Namespace, job: Job) -> training.Plan:
     """The tuner, or the plain training, that the options describe."""
-    options, optimizer = options_of(args), training.optimizer_of(args)
+    options, optimizer = options_of(args), command_line.optimizer_of(args)
     if args.lr_scheduler == "hd":
         hyper_lr = options["hyper_lr"]
         rule = atf.relative() if hyper_lr is None else atf.additive(hyper_lr)

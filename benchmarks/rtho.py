@@ -22,7 +22,8 @@ import torch
 
 import adatune_func as atf
 from adatune_func import search
-from benchmarks import training
+from benchmarks import command_line, training
+from benchmarks.jobs import Job
 
 #: What AdaTune's rtho.py starts with.
 ADATUNE = {
@@ -37,7 +38,7 @@ SEARCH_STEPS, SEARCH_MEMBERS = 600, 8
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("rtho.py", description=(__doc__ or "").split("\n")[0])
-    training.add_arguments(parser)
+    command_line.add_arguments(parser)
     add = parser.add_argument
     add(
         "--mu",
@@ -68,7 +69,7 @@ def number_or_auto(text: str) -> float | str:
     if text == "auto":
         return text
     try:
-        return training.number(text)
+        return command_line.number(text)
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(f"{error}, or auto") from None
 
@@ -84,7 +85,7 @@ def discount(text: str) -> float:
     return value
 
 
-def build(args: argparse.Namespace, job: training.Job) -> training.Plan:
+def build(args: argparse.Namespace, job: Job) -> training.Plan:
     """The tuner that the options describe; ``auto`` in them becomes what a search finds."""
     if args.alpha and args.hyper_lr is None:
         raise ValueError("--alpha adapts --hyper-lr: give that too")
@@ -94,12 +95,12 @@ def build(args: argparse.Namespace, job: training.Job) -> training.Plan:
     return training.Plan(tuner_of(args, job), {"lr": args.lr}, tried=tried)
 
 
-def tuner_of(args: argparse.Namespace, job: training.Job) -> atf.Tuner:
+def tuner_of(args: argparse.Namespace, job: Job) -> atf.Tuner:
     rule = atf.relative() if args.hyper_lr is None else atf.additive(args.hyper_lr, args.alpha)
     hvp = atf.no_curvature if args.first_order else atf.exact
     return atf.marthe(
         job.model.loss_fn,
-        training.optimizer_of(args),
+        command_line.optimizer_of(args),
         mu=0.0 if args.first_order else atf.adaptive() if args.mu < 0 else args.mu,
         hyper_update=rule,
         hvp=atf.clip_products(hvp, args.grad_clipping) if args.grad_clipping else hvp,
@@ -107,7 +108,7 @@ def tuner_of(args: argparse.Namespace, job: training.Job) -> atf.Tuner:
     )
 
 
-def searched(args: argparse.Namespace, job: training.Job) -> list[dict[str, float]]:
+def searched(args: argparse.Namespace, job: Job) -> list[dict[str, float]]:
     """Put what ``find_hyper_lr`` finds in the place of ``auto``; return what it tried."""
     alpha, args.hyper_lr = args.alpha, 0.0
     args.alpha = 0.0 if alpha == "auto" else alpha
@@ -115,7 +116,7 @@ def searched(args: argparse.Namespace, job: training.Job) -> list[dict[str, floa
     state = tuner.init(job.model.params, {"lr": args.lr}, job.model.buffers)
     steps = min(SEARCH_STEPS, job.steps)
     batches = training.batches_of(args, job, training.Plan(tuner, {"lr": args.lr}), 0)
-    compiled = training.compiles(args, steps * SEARCH_MEMBERS)
+    compiled = command_line.compiles(args, steps * SEARCH_MEMBERS)
     found = search.find_hyper_lr(
         tuner,
         state,

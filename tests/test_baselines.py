@@ -12,7 +12,7 @@ import torch
 import adatune_func as atf
 from adatune_func import data as image_data
 from adatune_func import networks
-from benchmarks import baselines, figures, keep, outputs, rtho, training
+from benchmarks import baselines, command_line, figures, jobs, keep, outputs, rtho, training
 
 EPOCH = 4  # digits at 299 images a step
 FINE = ["--network", "tiny", "--batch-size", "299", "--no-compile"]
@@ -70,7 +70,7 @@ def test_schedules_move_lr_when_adatune_does(options, lr):
 
 def job_and(script, *options: str):
     args = script.parser().parse_args([*FINE, *options])
-    return args, training.prepare(args)
+    return args, jobs.prepare(args)
 
 
 def infos(plan: training.Plan, args, job, steps: int = 4):
@@ -85,7 +85,9 @@ def infos(plan: training.Plan, args, job, steps: int = 4):
 def test_hd_is_the_next_batch_without_recursion():
     args, job = job_and(baselines, "--lr-scheduler", "hd", "--hyper-lr", "1e-3", "--lr", "0.01")
     _, got = infos(baselines.build(args, job), args, job)
-    tuner = atf.hd(job.model.loss_fn, training.optimizer_of(args), hyper_update=atf.additive(1e-3))
+    tuner = atf.hd(
+        job.model.loss_fn, command_line.optimizer_of(args), hyper_update=atf.additive(1e-3)
+    )
     _, want = infos(training.Plan(tuner, {"lr": 0.01}, validated=False), args, job)
     assert got == want and got[0]["lr"] == 0 and got[1]["lr"] != 0
 
@@ -105,7 +107,7 @@ def test_hd_is_the_next_batch_without_recursion():
 def test_flags_of_rtho_mean_what_they_say(options, kwargs):
     args, job = job_and(rtho, "--lr", "0.01", *options.split())
     _, got = infos(rtho.build(args, job), args, job)
-    tuner = atf.marthe(job.model.loss_fn, training.optimizer_of(args), **kwargs)
+    tuner = atf.marthe(job.model.loss_fn, command_line.optimizer_of(args), **kwargs)
     _, want = infos(training.Plan(tuner, {"lr": 0.01}), args, job)
     assert got == want
 
@@ -132,7 +134,7 @@ def test_grad_clipping_bounds_gradients_products_and_the_outer_gradient():
 def test_optimizer_options(optimizer):
     options = ["--optimizer", optimizer, "--lr", "0.02", "--momentum", "0.8", "--wd", "1e-3"]
     args, _ = job_and(rtho, *options, "--eps", "1e-5")
-    hparams = training.optimizer_of(args).hparams
+    hparams = command_line.optimizer_of(args).hparams
     assert hparams["lr"] == 0.02 and hparams["weight_decay"] == 1e-3
     assert hparams.get("momentum", 0.8) == 0.8 and hparams.get("eps", 1e-5) == 1e-5
 
@@ -168,13 +170,13 @@ def test_an_epoch_line_averages_its_epoch():
 
 def test_the_test_set_is_seen_once(monkeypatch):
     seen = []
-    evaluate = training.evaluate
+    evaluate = jobs.evaluate
 
     def spying(job, state, split):
         seen.append("test" if split is job.data.test else "validation")
         return evaluate(job, state, split)
 
-    monkeypatch.setattr(training, "evaluate", spying)
+    monkeypatch.setattr(jobs, "evaluate", spying)
     logged(rtho, "--num-epoch", "3")
     assert seen == ["validation"] * 3 + ["test"]
 
@@ -255,7 +257,9 @@ def test_adatunes_two_commands_run_as_written(script, command, monkeypatch):
 def test_runs_that_differ_have_folders_of_their_own():
     commands = ("", "--lr 0.1", "--mu 1", "--hyper-lr 1e-8", "--seed 1", "--num-epoch 2")
     parser = rtho.parser()
-    names = [training._name(parser, parser.parse_args(command.split())) for command in commands]
+    names = [
+        command_line.run_name(parser, parser.parse_args(command.split())) for command in commands
+    ]
     assert len(set(names)) == len(commands) and names[0] == "rtho-lenet-digits-sgd-seed42"
 
 

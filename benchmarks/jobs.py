@@ -1,0 +1,87 @@
+"""What a run trains: data and network on their device, checked before training, and evaluation."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import adatune_func as atf
+from adatune_func import data as image_data
+from adatune_func import networks
+from adatune_func.data import ImageData, Split
+
+
+class Job(NamedTuple):
+    """What a run trains: the data, the network as pure functions, and how long."""
+
+    data: ImageData
+    module: nn.Module
+    model: atf.Functional
+    device: torch.device
+    steps_per_epoch: int
+    steps: int
+
+
+def prepare(args: argparse.Namespace) -> Job:
+    """Data and network on their device, everything checked that can be before training."""
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda, but torch sees no CUDA device here; take --device cpu")
+    cuda = args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
+    device = torch.device("cuda" if cuda else "cpu")
+    data = image_data.load(args.dataset, args.data_root, device=device)
+    channels, size = data.train.images.shape[1:3]
+    torch.manual_seed(args.seed)
+    module = networks.network(
+        args.network, num_classes=data.num_classes, in_channels=channels, image_size=size
+    ).to(device)
+    smaller = min(len(data.train.labels), len(data.validation.labels))
+    if args.batch_size > smaller:
+        raise ValueError(f"--batch-size {args.batch_size} exceeds the {smaller} images of a split")
+    steps_per_epoch = len(data.train.labels) // args.batch_size
+    steps = steps_per_epoch * args.num_epoch
+    model = atf.functionalize(module, F.cross_entropy)
+    check_fit(args, model, data)
+    return Job(
+        data=data,
+        module=module,
+        model=model,
+        device=device,
+        steps_per_epoch=steps_per_epoch,
+        steps=min(steps, args.max_steps or steps),
+    )
+
+
+def check_fit(args: argparse.Namespace, model: atf.Functional, data: ImageData) -> None:
+    """Raise ValueError unless the network takes such batches: a pass over shapes, no numbers."""
+    shape = (args.batch_size, *data.train.images.shape[1:])
+    params, buffers = (
+        {name: leaf.to("meta") for name, leaf in part.items()} for part in (model[1], model[2])
+    )
+    batch = torch.empty(shape, device="meta"), torch.zeros(shape[:1], device="meta").long()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model.loss_fn(params, buffers, batch)
+    except (RuntimeError, ValueError) as error:
+        size = " x ".join(map(str, shape[1:]))
+        raise ValueError(
+            f"--network {args.network} does not take batches of {shape[0]} images of {size} "
+            f"({str(error).splitlines()[0]})"
+        ) from None
+
+
+def evaluate(job: Job, state: Any, split: Split) -> tuple[float, float]:
+    """(accuracy, mean loss) on a whole split, running statistics and no dropout."""
+    module = job.module.eval()
+    atf.write_back(module, state)
+    correct, total = torch.zeros((), device=job.device), torch.zeros((), device=job.device)
+    with torch.no_grad():
+        for images, labels in image_data.in_order(split, 500):
+            logits = module(image_data.normalize(images, job.data.mean, job.data.std))
+            correct += (logits.argmax(1) == labels).sum()
+            total += F.cross_entropy(logits, labels, reduction="sum")
+    size = len(split.labels)
+    return float(correct) / size, float(total) / size
