@@ -1,6 +1,7 @@
 """Tune learning rates and other hyperparameters while a network trains, by hypergradients."""
 
 from . import checkpoint, discount, guard, hvp, hyper_update, recursion, schedules, search
+from .averaging import averaged, averages
 from .check import check_tangents
 from .checkpoint import load, save
 from .curvature import gauss_newton
@@ -37,6 +38,8 @@ __all__ = [
     "Optimizer",
     "adam",
     "adamw",
+    "averaged",
+    "averages",
     "by_prefix",
     "clip_grad_norm",
     "clip_grads",

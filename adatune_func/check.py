@@ -122,8 +122,9 @@ def _tangent(run: _Run, hvp: Hvp, mu: float) -> tuple[Inner, list[Tensor]]:
             z = discounted(torch.tensor(mu, dtype=torch.float64), z)
             grads, hz, (_, buffers) = hvp(Gradient(run.loss_fn, buffers), u.params, batch, z.params)
             u, z = advance(run.optimizer, grads, hz, u, z, run.hparams)
-        outer_grads, _ = Gradient(run.outer_loss_fn, buffers)(u.params, run.batches[-1][1])
-    return z, tree_leaves(hypergradient(outer_grads, z, run.hparams).hypergrads)
+        judged = run.optimizer.judged
+        outer_grads, _ = Gradient(run.outer_loss_fn, buffers)(judged(*u), run.batches[-1][1])
+    return z, tree_leaves(hypergradient(outer_grads, judged(*z), run.hparams).hypergrads)
 
 
 def _trained(run: _Run, hparams_at: Callable[[int], HParams]) -> tuple[Params, Tensor]:
@@ -134,7 +135,8 @@ def _trained(run: _Run, hparams_at: Callable[[int], HParams]) -> tuple[Params, T
             grads, (_, buffers) = Gradient(run.loss_fn, buffers)(u.params, batch)
             fixed = run.optimizer._replace(hparams={**run.optimizer.hparams, **hparams_at(t)})
             u, _ = advance(fixed, grads, {}, u, Inner({}, {}), {})
-        return u.params, run.outer_loss_fn(u.params, buffers, run.batches[-1][1])[0]
+        outer_loss, _ = run.outer_loss_fn(run.optimizer.judged(*u), buffers, run.batches[-1][1])
+        return u.params, outer_loss
 
 
 def _difference(run: _Run, k: int, steps: Sequence[int]) -> tuple[Params, Tensor]:

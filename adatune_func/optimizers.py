@@ -19,6 +19,11 @@ from .trees import scalar_like, tree_map
 from .types import HParams, Params, PyTree
 
 
+def at_params(params: Params, opt_state: PyTree) -> Params:
+    """``params``: training is judged where it is."""
+    return params
+
+
 class Optimizer(NamedTuple):
     """A first-order optimizer as pure functions.
 
@@ -28,11 +33,15 @@ class Optimizer(NamedTuple):
             shapes of ``params`` and ``opt_state``.
         hparams: each hyperparameter's name and its value at construction; what is tuned
             overrides it.
+        judged: ``judged(params, opt_state) -> params``, where the outer loss is taken: the
+            parameters, or a tree of their shapes in the state, as an average of them. It selects,
+            so it takes the tangent of both to the tangent of what it selects.
     """
 
     init: Callable[[Params], PyTree]
     update: Callable[[Params, PyTree, Params, HParams], tuple[Params, PyTree]]
     hparams: dict[str, Any]
+    judged: Callable[[Params, PyTree], Params] = at_params
 
 
 class SGDState(NamedTuple):

@@ -46,7 +46,7 @@ def plain(
             moved = state._replace(params=params, buffers=buffers, opt_state=opt_state)
             silent = tree_map(torch.zeros_like, state.hparams)
             shown = (loss, loss, Signal(silent, silent), torch.zeros_like(loss))
-            kept, info = settle(state, moved, shown, ~all_finite(batch, loss, grads), (), None)
+            kept, info = settle(state, moved, shown, ~all_finite(batch, loss, grads), None, None)
             count = state.hyper_state + 1  # null steps count, too: a schedule has an end
             if schedule is not None:
                 kept = kept._replace(hparams={**kept.hparams, "lr": schedule(count)})

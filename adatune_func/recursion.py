@@ -91,9 +91,9 @@ def advance(
     return tree_map(lambda leaf: leaf[0], moved), z
 
 
-def hypergradient(outer_grads: Params, z: Inner, hparams: HParams) -> Signal:
-    """``h_k = <∇E, Z^w_k>`` and its cosine, which is 0 where Z or ∇E is 0."""
-    h = columns.dots(outer_grads, z.params)
-    scale = torch.sqrt(columns.squares(z.params)) * norm(outer_grads)
+def hypergradient(outer_grads: Params, tangent: Params, hparams: HParams) -> Signal:
+    """``h_k = <∇E, Z_k>``, Z the tangent of where E is taken, and its cosine: 0 where either is."""
+    h = columns.dots(outer_grads, tangent)
+    scale = torch.sqrt(columns.squares(tangent)) * norm(outer_grads)
     cosine = torch.where(scale > 0, h / torch.where(scale > 0, scale, 1.0), 0.0)
     return Signal(columns.unstack(h, hparams), columns.unstack(cosine, hparams))

@@ -85,28 +85,33 @@ def initial(
     )
 
 
+class Outcome(NamedTuple):
+    """How a candidate does on the outer loss, where only the next step can know it ``None``."""
+
+    grads: Params  # of the outer loss, where the optimizer wants to be judged
+    step: Params  # by which that place moved
+
+
 def settle(
     state: TunerState,
     moved: TunerState,
     shown: tuple[Tensor, Tensor, Signal, Tensor],
     faulty: Tensor,
-    outer_grads: Params,
+    outcome: Outcome | None,
     rule: HyperUpdate | None,
 ) -> tuple[TunerState, Info]:
     """``moved`` if the guard accepts it, else ``state``, with a lower lr if lr is to blame.
 
-    ``outer_grads`` are the candidate's own, ``()`` where only the next step will know them;
-    ``rule`` is ``None`` where nothing is tuned, and only a tuned lr is lowered.
+    ``rule`` is ``None`` where nothing is tuned: only a tuned lr is lowered.
     """
     loss, val_loss, signal, mu = shown
-    finite = all_finite(moved.params, moved.buffers, moved.opt_state, val_loss, outer_grads)
+    finite = all_finite(moved.params, moved.buffers, moved.opt_state, val_loss, outcome)
     rule = rule if "lr" in state.hparams else None
     guard_state, share = state.guard_state, torch.ones_like(loss)
     if rule is not None and rule.longest < math.inf:
         share = guard.share_of_length(rule.longest, state.params, moved.params)
-    if rule is not None and tree_leaves(outer_grads):
-        step = tree_map(torch.sub, moved.params, state.params)
-        losses = guard.Losses(loss, val_loss, val_loss - dot(outer_grads, step))
+    if rule is not None and outcome is not None:
+        losses = guard.Losses(loss, val_loss, val_loss - dot(outcome.grads, outcome.step))
         rise = guard.share_of_rise(guard_state, losses)
         verdict = guard.judge(faulty, finite, torch.minimum(share, rise))
         guard_state = guard.learned(guard_state, verdict, losses)

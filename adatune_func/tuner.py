@@ -27,10 +27,10 @@ from torch import Tensor
 from .discount import Discount, constant, lagged
 from .hvp import exact, no_curvature
 from .hyper_update import HyperUpdate
-from .optimizers import Optimizer
+from .optimizers import Optimizer, at_params
 from .recursion import Gradient, Inner, advance, discounted, hypergradient
 from .relative_rule import relative
-from .state import Info, Tuner, TunerState, initial, settle
+from .state import Info, Outcome, Tuner, TunerState, initial, settle
 from .trees import all_finite, tree_leaves, tree_map
 from .types import Batch, Buffers, HParams, Hvp, LossFn, Params, Signal
 
@@ -79,6 +79,11 @@ def marthe(
     def init(params: Params, hparams: HParams, buffers: Buffers | None = None) -> TunerState:
         if outer not in get_args(Outer):
             raise ValueError(f"outer must be one of {', '.join(get_args(Outer))}, got {outer!r}")
+        if outer == "next_batch" and optimizer.judged is not at_params:
+            raise ValueError(
+                'an averaged optimizer needs outer="validation": "next_batch" has the gradient at '
+                "the parameters, not at their average"
+            )
         state = initial(optimizer, params, hparams, buffers)
         return state._replace(
             mu_state=discount.init(state.params, state.hparams),
@@ -109,7 +114,7 @@ def marthe(
         if clip_outer is not None:
             low, high = -clip_outer, clip_outer
             outer_grads = tree_map(lambda g: g.clamp(low, high), outer_grads)
-        signal = hypergradient(outer_grads, state.z, state.hparams)
+        signal = hypergradient(outer_grads, optimizer.judged(*state.z), state.hparams)
         hparams, hyper_state = hyper_update.update(signal, state.hyper_state, state.hparams)
         mu_state = discount.update(state.mu_state, hparams, outer_grads, grads)
         return state._replace(hparams=hparams, hyper_state=hyper_state, mu_state=mu_state), signal
@@ -119,11 +124,13 @@ def marthe(
     ) -> tuple[TunerState, Info]:
         grads, hz, loss, buffers = train(state, batch)
         moved = move(state, grads, hz, state.mu_state.mu)._replace(buffers=buffers)
-        outer_grads, (val_loss, _) = Gradient(outer_loss_fn, buffers)(moved.params, val_batch)
+        at, before = (optimizer.judged(s.params, s.opt_state) for s in (moved, state))
+        outer_grads, (val_loss, _) = Gradient(outer_loss_fn, buffers)(at, val_batch)
         moved, signal = react(moved, outer_grads, grads)
         faulty = ~all_finite(batch, val_batch, loss, grads)
         shown = (loss, val_loss, signal, state.mu_state.mu)
-        return settle(state, moved, shown, faulty, outer_grads, hyper_update)
+        came = Outcome(outer_grads, tree_map(torch.sub, at, before))
+        return settle(state, moved, shown, faulty, came, hyper_update)
 
     def next_batch_step(state: TunerState, batch: Batch) -> tuple[TunerState, Info]:
         grads, hz, loss, buffers = train(state, batch)
@@ -131,7 +138,7 @@ def marthe(
         moved = move(moved, grads, hz, moved.mu_state.mu)._replace(buffers=buffers)
         faulty = ~all_finite(batch, loss, grads)
         shown = (loss, loss, signal, moved.mu_state.mu)
-        return settle(state, moved, shown, faulty, (), hyper_update)
+        return settle(state, moved, shown, faulty, None, hyper_update)
 
     def step(state: TunerState, batch: Batch, val_batch: Batch = None) -> tuple[TunerState, Info]:
         if outer == "validation" and val_batch is None:

@@ -49,11 +49,17 @@ HYPER_LR = {
     "marthe_additive": {"sgd": 1e-4, "adamw": 1e-8},
 }
 
+
+def averaged(loss_fn: Any, optimizer: atf.Optimizer) -> atf.Tuner:
+    return atf.marthe(loss_fn, atf.averaged(optimizer))
+
+
 TUNERS: dict[str, Callable[..., atf.Tuner]] = {
     "hd": atf.hd,
     "rtho": atf.rtho,
     "marthe_additive": atf.marthe,
     "marthe": atf.marthe,
+    "marthe_averaged": averaged,
     "marthe_all": atf.marthe,
     "marthe_balanced": functools.partial(atf.marthe, **atf.presets["balanced"]),
     "marthe_fast": functools.partial(atf.marthe, **atf.presets["fast"]),
@@ -68,7 +74,15 @@ MORE = {
 METHODS = (*BASELINES, *TUNERS, *rivals.PACKAGES)
 
 #: The figure compares methods; what else marthe may tune or save is for tables.
-PLOTTED = (*BASELINES, "hd", "rtho", "marthe_additive", "marthe", *rivals.PACKAGES)
+PLOTTED = (
+    *BASELINES,
+    "hd",
+    "rtho",
+    "marthe_additive",
+    "marthe",
+    "marthe_averaged",
+    *rivals.PACKAGES,
+)
 
 
 def tuner_for(method: str, optimizer: str, loss_fn: Any) -> atf.Tuner:
@@ -108,7 +122,8 @@ def train_ours(
     paths = torch.stack([*lrs, state.hparams["lr"]], 1).tolist()
     outcomes = []
     for i, (model, path) in enumerate(zip(models, paths, strict=True)):
-        atf.write_back(model, tree_map(lambda leaf, i=i: leaf[i], state))
+        its = tree_map(lambda leaf, i=i: leaf[i], state)
+        atf.write_back(model, atf.averages(its) if method == "marthe_averaged" else its)
         outcomes.append(Outcome(model, path[-1], int(refused[i]), path[:-1]))
     return outcomes
 

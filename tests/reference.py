@@ -35,7 +35,8 @@ def train(problem: Problem, optimizer: atf.Optimizer, hparams: Any, mu: float = 
         )
         params = {name: p + updates[name] for name, p in params.items()}
         buffers = tree_map(torch.Tensor.detach, buffers)
-    return problem.loss_fn(params, buffers, problem.batches[-1][1])[0]
+    judged = optimizer.judged(params, opt_state)
+    return problem.loss_fn(judged, buffers, problem.batches[-1][1])[0]
 
 
 def reverse_mode(
@@ -90,7 +91,11 @@ def brute_force(
         b_matrices.append(jacrev(phi, argnums=1)(u, eta))
         u = phi(u, eta)
     last = problem.batches[-1][1]
-    outer = grad(lambda u: problem.loss_fn(unpack(u)[0], problem.buffers, last)[0])(u)
+
+    def outer_loss(u: torch.Tensor) -> torch.Tensor:
+        return problem.loss_fn(optimizer.judged(*unpack(u)), problem.buffers, last)[0]
+
+    outer = grad(outer_loss)(u)
     total = torch.zeros_like(eta)
     for s, b in enumerate(b_matrices):
         column = b
