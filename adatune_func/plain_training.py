@@ -43,10 +43,11 @@ def plain(
             hparams = {**optimizer.hparams, **state.hparams}
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params, hparams)
             params = tree_map(torch.add, state.params, updates)
-            moved = state._replace(params=params, buffers=buffers, opt_state=opt_state)
+            candidate = state._replace(params=params, buffers=buffers, opt_state=opt_state)
             silent = tree_map(torch.zeros_like, state.hparams)
             shown = (loss, loss, Signal(silent, silent), torch.zeros_like(loss))
-            kept, info = settle(state, moved, shown, ~all_finite(batch, loss, grads), None, None)
+            faulty = ~all_finite(batch, loss, grads)
+            kept, info = settle(state, candidate, shown, faulty, None, None)
             count = state.hyper_state + 1  # null steps count, too: a schedule has an end
             if schedule is not None:
                 kept = kept._replace(hparams={**kept.hparams, "lr": schedule(count)})

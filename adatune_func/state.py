@@ -94,22 +94,22 @@ class Outcome(NamedTuple):
 
 def settle(
     state: TunerState,
-    moved: TunerState,
+    candidate: TunerState,
     shown: tuple[Tensor, Tensor, Signal, Tensor],
     faulty: Tensor,
     outcome: Outcome | None,
     rule: HyperUpdate | None,
 ) -> tuple[TunerState, Info]:
-    """``moved`` if the guard accepts it, else ``state``, with a lower lr if lr is to blame.
+    """``candidate`` if the guard accepts it, else ``state``, with a lower lr if lr is to blame.
 
     ``rule`` is ``None`` where nothing is tuned: only a tuned lr is lowered.
     """
     loss, val_loss, signal, mu = shown
-    finite = all_finite(moved.params, moved.buffers, moved.opt_state, val_loss, outcome)
+    finite = all_finite(candidate.params, candidate.buffers, candidate.opt_state, val_loss, outcome)
     rule = rule if "lr" in state.hparams else None
     guard_state, share = state.guard_state, torch.ones_like(loss)
     if rule is not None and rule.longest < math.inf:
-        share = guard.share_of_length(rule.longest, state.params, moved.params)
+        share = guard.share_of_length(rule.longest, state.params, candidate.params)
     if rule is not None and outcome is not None:
         losses = guard.Losses(loss, val_loss, val_loss - dot(outcome.grads, outcome.step))
         rise = guard.share_of_rise(guard_state, losses)
@@ -118,13 +118,13 @@ def settle(
     else:
         verdict = guard.judge(faulty, finite, share)
     # A tangent that overflows says nothing of the candidate: it is forgotten, training goes on.
-    z = guard.chosen(all_finite(*moved.z), moved.z, tree_map(torch.zeros_like, moved.z))
+    z = guard.chosen(all_finite(*candidate.z), candidate.z, tree_map(torch.zeros_like, candidate.z))
     ratio, snr_state = snr.update(state.snr_state, signal.cosine)
     refused = state
     if rule is not None:
         lowered = guard.lowered(state.hparams, verdict.factor, rule.lowest)
         hparams = guard.chosen(verdict.blamed, lowered, state.hparams)
         refused = state._replace(hparams=hparams)
-    kept = guard.chosen(verdict.accepted, moved._replace(z=z, snr_state=snr_state), refused)
+    kept = guard.chosen(verdict.accepted, candidate._replace(z=z, snr_state=snr_state), refused)
     info = Info(loss, val_loss, *signal, ratio, mu, verdict.accepted)
     return kept._replace(guard_state=guard_state), info

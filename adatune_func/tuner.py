@@ -123,22 +123,22 @@ def marthe(
         state: TunerState, batch: Batch, val_batch: Batch
     ) -> tuple[TunerState, Info]:
         grads, hz, loss, buffers = train(state, batch)
-        moved = move(state, grads, hz, state.mu_state.mu)._replace(buffers=buffers)
-        at, before = (optimizer.judged(s.params, s.opt_state) for s in (moved, state))
+        candidate = move(state, grads, hz, state.mu_state.mu)._replace(buffers=buffers)
+        at, before = (optimizer.judged(s.params, s.opt_state) for s in (candidate, state))
         outer_grads, (val_loss, _) = Gradient(outer_loss_fn, buffers)(at, val_batch)
-        moved, signal = react(moved, outer_grads, grads)
+        candidate, signal = react(candidate, outer_grads, grads)
         faulty = ~all_finite(batch, val_batch, loss, grads)
         shown = (loss, val_loss, signal, state.mu_state.mu)
         came = Outcome(outer_grads, tree_map(torch.sub, at, before))
-        return settle(state, moved, shown, faulty, came, hyper_update)
+        return settle(state, candidate, shown, faulty, came, hyper_update)
 
     def next_batch_step(state: TunerState, batch: Batch) -> tuple[TunerState, Info]:
         grads, hz, loss, buffers = train(state, batch)
-        moved, signal = react(state, grads, grads)
-        moved = move(moved, grads, hz, moved.mu_state.mu)._replace(buffers=buffers)
+        steered, signal = react(state, grads, grads)
+        candidate = move(steered, grads, hz, steered.mu_state.mu)._replace(buffers=buffers)
         faulty = ~all_finite(batch, loss, grads)
-        shown = (loss, loss, signal, moved.mu_state.mu)
-        return settle(state, moved, shown, faulty, None, hyper_update)
+        shown = (loss, loss, signal, candidate.mu_state.mu)
+        return settle(state, candidate, shown, faulty, None, hyper_update)
 
     def step(state: TunerState, batch: Batch, val_batch: Batch = None) -> tuple[TunerState, Info]:
         if outer == "validation" and val_batch is None:

@@ -8,6 +8,7 @@ drawn. A test compares README with what this module would write.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -43,6 +44,8 @@ STEPS = {
     "reverse_over_reverse": "by reverse",
     "classic eager": "classic",
 }
+OPTIMIZERS = (("sgd", "SGD"), ("adamw", "AdamW"))
+OURS = (("marthe", ""), ("marthe_averaged", ", averaged"))
 #: Presets, the strategy that curvature.py knows them by, the method that robustness.py does.
 BARGAINS = {
     "`exact`": ("exact", "marthe"),
@@ -75,16 +78,16 @@ def starts() -> str:
         if not (record.RESULTS / f"robustness_{task}.json").exists():
             continue
         rows = kept(f"robustness_{task}")["rows"]
-        for optimizer, name in (("sgd", "SGD"), ("adamw", "AdamW")):
+        for (optimizer, name), (method, said) in itertools.product(OPTIMIZERS, OURS):
             cells = [row for row in robustness.summary(rows) if row["optimizer"] == optimizer]
-            ours = {row["start"]: row for row in cells if row["method"] == "marthe"}
+            ours = {row["start"]: row for row in cells if row["method"] == method}
             cosines = [row for row in cells if row["method"] == "cosine"]
             if set(ours) >= set(robustness.STARTS) and cosines:
                 best = max(cosines, key=lambda row: row["mean"])
                 accuracies = [_mean_worst(ours[start]) for start in robustness.STARTS]
                 seeds = min(row["seeds"] for row in [*ours.values(), best])
                 few = "" if seeds >= 3 else f", {seeds} seed only"
-                lines.append([f"{title}, {name}{few}", *accuracies, f"{_mean_worst(best)}"])
+                lines.append([f"{title}, {name}{said}{few}", *accuracies, f"{_mean_worst(best)}"])
     heads = [
         f"{start:.0e}".replace("e-0", "e-").replace("1e+00", "1") for start in robustness.STARTS
     ]
