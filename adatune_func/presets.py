@@ -4,13 +4,13 @@ Measured with SGD and momentum, see ``benchmarks/curvature.py`` and ``speed.py``
 matrix work over plain training:
 
 * ``exact``: whole curvature, validation batch. Floor 4.
-* ``balanced``: exact curvature of half the batch, judged by the next training batch. Floor 7/3.
+* ``balanced``: Gauss-Newton curvature of half the batch, judged by the next training batch. Floor
+  11/6. Needs a loss from ``functionalize`` (or a :class:`ModelLoss`).
 * ``smooth``: finite differences, judged by the next training batch. Floor 2. As good as exact for
   networks without kinks (GELU, SiLU or tanh, average pooling) and dropout; with ReLU or max-pooling
   worse than no curvature at all. Needs gradients only, so that fused attention works.
 * ``fast``: Gauss-Newton curvature of an eighth of the batch, 8 samples or more, at a quarter of its
-  size, judged by the next training batch. Floor 29/24. Needs a loss from ``functionalize`` (or a
-  :class:`ModelLoss`).
+  size, judged by the next training batch. Floor 29/24. Needs what ``balanced`` needs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .hvp_wrappers import on_fraction, scale_products
 
 presets: dict[str, dict[str, Any]] = {
     "exact": {"hvp": exact, "outer": "validation"},
-    "balanced": {"hvp": on_fraction(exact, 1 / 2), "outer": "next_batch"},
+    "balanced": {"hvp": on_fraction(gauss_newton, 1 / 2), "outer": "next_batch"},
     "smooth": {"hvp": finite_difference(), "outer": "next_batch"},
     "fast": {
         "hvp": scale_products(on_fraction(gauss_newton, 1 / 8), 1 / 4),

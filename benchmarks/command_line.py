@@ -13,7 +13,7 @@ from adatune_func import data, networks
 COMPILE_FROM_STEPS = 2000
 
 #: Options that tell runs apart by a number.
-NUMBERS = ("lr", "momentum", "wd", "eps", "mu", "hyper_lr", "alpha", "batch_size", "num_epoch")
+NUMBERS = "lr momentum wd eps mu hyper_lr alpha average batch_size num_epoch".split()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -43,6 +43,7 @@ STRATEGIES: dict[str, Sequence[Any]] = {
     "exact on 1/4": [atf.on_fraction(atf.exact, 1 / 4)],
     "exact on 1/8": [atf.on_fraction(atf.exact, 1 / 8)],
     "gauss_newton": [atf.gauss_newton],
+    "gauss_newton on 1/2": [atf.on_fraction(atf.gauss_newton, 1 / 2)],
     "gauss_newton on 1/4": [atf.on_fraction(atf.gauss_newton, 1 / 4)],
     "gauss_newton on 1/8": [atf.on_fraction(atf.gauss_newton, 1 / 8)],
     "exact on 1/4, halved": [part(atf.exact, 1 / 4, 1 / 2)],

@@ -60,6 +60,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="X",
         help="adapts --hyper-lr, or auto; 0 keeps it fixed (0)",
     )
+    add(
+        "--average",
+        type=command_line.count,
+        metavar="N",
+        help="judge, validate and keep the average of the weights of N steps (off)",
+    )
     add("--first-order", action="store_true", help="no recursion, Z = B: mu 0 without curvature")
     return parser
 
@@ -92,15 +98,17 @@ def build(args: argparse.Namespace, job: Job) -> training.Plan:
     if args.alpha == "auto" and args.hyper_lr != "auto":
         raise ValueError("--alpha auto goes with --hyper-lr auto: both are found in one search")
     tried = searched(args, job) if args.hyper_lr == "auto" else []
-    return training.Plan(tuner_of(args, job), {"lr": args.lr}, tried=tried)
+    plan = training.Plan(tuner_of(args, job), {"lr": args.lr}, tried=tried)
+    return plan._replace(model=atf.averages) if args.average else plan
 
 
 def tuner_of(args: argparse.Namespace, job: Job) -> atf.Tuner:
     rule = atf.relative() if args.hyper_lr is None else atf.additive(args.hyper_lr, args.alpha)
     hvp = atf.no_curvature if args.first_order else atf.exact
+    optimizer = command_line.optimizer_of(args)
     return atf.marthe(
         job.model.loss_fn,
-        command_line.optimizer_of(args),
+        atf.averaged(optimizer, args.average) if args.average else optimizer,
         mu=0.0 if args.first_order else atf.adaptive() if args.mu < 0 else args.mu,
         hyper_update=rule,
         hvp=atf.clip_products(hvp, args.grad_clipping) if args.grad_clipping else hvp,

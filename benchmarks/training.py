@@ -32,6 +32,7 @@ class Plan(NamedTuple):
     hparams: dict[str, float]
     validated: bool = True
     tried: Sequence[dict[str, float]] = ()  # the runs of a search for its constants
+    model: Callable[[atf.TunerState], atf.TunerState] = lambda state: state  # what is used of it
 
 
 Build = Callable[[argparse.Namespace, Job], Plan]
@@ -125,24 +126,26 @@ def fit(
             if ended:
                 # The model is saved before the checkpoint that knows of it: a run killed between
                 # them comes back to the epoch before and saves the same model again.
-                progress, epoch = end_of_epoch(args, job, state, progress, epoch), []
+                progress, epoch = end_of_epoch(args, job, plan, state, progress, epoch), []
             outputs.save_checkpoint(folder, state, progress, notes)
     if progress.best_step == 0:
         # Stopped before its first epoch's end. The checkpoint knows nothing of this validation, so
         # that a run that goes on from here is one that was never stopped.
-        progress = end_of_epoch(args, job, state, progress, epoch)
+        progress = end_of_epoch(args, job, plan, state, progress, epoch)
     return state, progress
 
 
 def end_of_epoch(
     args: argparse.Namespace,
     job: Job,
+    plan: Plan,
     state: atf.TunerState,
     progress: Progress,
     lines: list[dict[str, Any]],
 ) -> Progress:
     """Validate, log and print the epoch, save the model if it is the best so far."""
-    accuracy, loss = jobs.evaluate(job, state, job.data.validation)
+    model = plan.model(state)
+    accuracy, loss = jobs.evaluate(job, model, job.data.validation)
     epoch = {
         "epoch": math.ceil(progress.step / job.steps_per_epoch),
         "steps": progress.step,
@@ -159,7 +162,7 @@ def end_of_epoch(
         f"validation {100 * accuracy:.2f} %  lr {epoch['lr']:.3e}{skipped}"
     )
     if accuracy > progress.best_accuracy:
-        outputs.save_model(model_path(args), state)
+        outputs.save_model(model_path(args), model)
         progress = progress._replace(best_accuracy=accuracy, best_step=progress.step)
     return progress
 

@@ -32,7 +32,7 @@ for name, file in (("speed", speed), ("curvature", curvature)):
 # %%
 STRATEGIES = {
     "hd": "no_curvature",
-    "balanced": "exact on 1/2",
+    "balanced": "gauss_newton on 1/2",
     "smooth": "finite_difference",
     "fast": "gauss_newton on 1/8, a quarter of it",
     "reverse_over_reverse": "exact",

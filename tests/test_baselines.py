@@ -300,3 +300,12 @@ def test_auto_leaves_an_alpha_that_was_given(monkeypatch):
     monkeypatch.setattr(rtho, "SEARCH_MEMBERS", 4)
     logged(rtho, "--dataset", "digits", "--hyper-lr", "auto", "--alpha", "1e-9", "--max-steps", "2")
     assert outputs.read_config(Path("run"))["alpha"] == 1e-9
+
+
+def test_average_is_what_is_validated_and_kept():
+    logged(rtho, "--num-epoch", "1", "--average", "3", "--lr", "0.05")
+    kept = torch.load("run/model.pt", weights_only=True)
+    tensors = torch.load("run/checkpoint.pt", weights_only=True)["tensors"]
+    for name, value in kept.items():
+        assert torch.equal(value, tensors[f"tuner/opt_state/average/{name}"])
+        assert not torch.equal(value, tensors[f"tuner/params/{name}"])

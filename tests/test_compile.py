@@ -25,15 +25,12 @@ GRAPHS = [name for name in OPTIMIZERS if name not in ("sgd", "sgd_momentum")]
 
 
 def covering():
-    """Triples with each pair of (optimizer, hvp), (optimizer, method), (hvp, method): a square."""
-    hvps, methods = list(HVPS), list(METHODS)
-    side = max(map(len, (GRAPHS, hvps, methods)))
-    triples = {
-        (GRAPHS[i % len(GRAPHS)], hvps[j % len(hvps)], methods[(i + j) % side % len(methods)])
-        for i in range(side)
-        for j in range(side)
-    }
-    return sorted(triples)
+    """Each pair of (hvp, method), optimizers in turn: each of these meets each hvp and method."""
+    return [
+        (GRAPHS[(i + j) % len(GRAPHS)], hvp, method)
+        for i, hvp in enumerate(HVPS)
+        for j, method in enumerate(METHODS)
+    ]
 
 
 def test_the_triples_cover_every_pair():
