@@ -13,7 +13,8 @@ from adatune_func import data, networks
 COMPILE_FROM_STEPS = 2000
 
 #: Options that tell runs apart by a number.
-NUMBERS = "lr momentum wd eps mu hyper_lr alpha average batch_size num_epoch".split()
+RATES = ("lr", "momentum", "wd", "eps", "mu", "hyper_lr", "alpha")
+NUMBERS = (*RATES, "average", "batch_size", "num_epoch")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

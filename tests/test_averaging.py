@@ -26,6 +26,7 @@ def last_info(run, tuner, hparams):
     for batches in run.batches:
         state, info = tuner.step(state, *batches)
         assert info.accepted
+    assert info is not None
     return state, info
 
 
