@@ -44,6 +44,7 @@ def averaged(optimizer: Optimizer, window: float = 20.0) -> Optimizer:
             which knows the gradient at w only.
 
     >>> import torch
+    >>> from adatune_func import sgd
     >>> optimizer = averaged(sgd(lr=1.0), window=4)
     >>> params = {"w": torch.ones(())}
     >>> optimizer.update(params, optimizer.init(params), params, optimizer.hparams)[1].average
