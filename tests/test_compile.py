@@ -58,7 +58,9 @@ def compare(tuner, problem, hparams, backend, tolerance):
 def test_compiled_equals_eager(optimizer, hvp, method):
     problem = tanh_mlp()
     tuner = METHODS[method](problem.loss_fn, OPTIMIZERS[optimizer], HVPS[hvp])
-    compare(tuner, problem, {"lr": 0.005}, "eager", 1e-10)
+    # a difference divides the rounding of two gradients, 1e-16, by its step, 1e-8 at the least
+    tolerance = 1e-7 if hvp.endswith("_difference") else 1e-10
+    compare(tuner, problem, {"lr": 0.005}, "eager", tolerance)
 
 
 @pytest.mark.parametrize("hparams", [{"lr": 0.05}, {"lr": 0.05, "momentum": 0.8}])
