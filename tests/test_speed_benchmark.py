@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 import adatune_func as atf
 from adatune_func import data
-from benchmarks import curvature, families, horizon, per_layer, record, speed, tasks
+from benchmarks import curvature, families, horizon, per_layer, record, robustness, speed, tasks
 from benchmarks.classic import classic
 from benchmarks.methods import METHODS
 from tests.cases import tanh_mlp
@@ -119,3 +119,27 @@ def test_the_horizon_is_compared_on_the_same_batches(tmp_path, monkeypatch):
 def test_a_table_is_markdown():
     rows = [{"a": 1.23456, "b": "x"}, {"a": 2, "b": None}]
     assert record.table(rows, ["a", "b"]).splitlines()[2:] == ["| 1.23 | x |", "| 2 |  |"]
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_grid_of_starts_may_run_in_parts_alone_or_together(tmp_path, capsys):
+    def rows(*arguments):
+        given = ("--task", "digits_mlp", "--epochs", 1, "--optimizers", "sgd", "--seeds", 0)
+        robustness.main([*map(str, (*given, "--folder", tmp_path, *arguments))])
+        return json.loads((tmp_path / "robustness_digits_mlp.json").read_text())["rows"]
+
+    ours = ("--methods", "marthe", "--starts", "1e-3", "1e-2")
+    alone = rows(*ours)
+    assert rows(*ours) == alone  # nothing is run twice
+    (tmp_path / "robustness_digits_mlp.json").unlink()
+    together = rows(*ours, "--together")
+    for one, two in zip(alone, together, strict=True):
+        assert one["lrs"] == pytest.approx(two["lrs"], rel=1e-2)
+        assert one["loss"] == pytest.approx(two["loss"], rel=1e-2)
+    both = rows("--methods", "cosine", "marthe_averaged", "--starts", "1e-2")
+    assert [row["method"] for row in both[2:]] == ["cosine", "marthe_averaged"]
+    assert both[2]["last_lr"] < 1e-4 < both[2]["lrs"][0] == 1e-2
+    assert len({row["loss"] for row in both}) == 4
+    robustness.main(["--task", "digits_mlp", "--folder", str(tmp_path), "--plot"])
+    assert (tmp_path / "robustness_digits_mlp.png").stat().st_size > 0
+    assert "| marthe_averaged | sgd | 0.01 |" in capsys.readouterr().out
