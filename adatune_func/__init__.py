@@ -4,8 +4,7 @@ from . import checkpoint, discount, guard, hvp, hyper_update, recursion, schedul
 from .averaging import averaged, averages
 from .check import check_tangents
 from .checkpoint import load, save
-from .curvature import gauss_newton
-from .discount import Discount, adaptive, constant
+from .discount import Discount, adaptive
 from .functional import Functional, ModelLoss, functionalize, write_back
 from .hvp import (
     exact,
@@ -14,6 +13,7 @@ from .hvp import (
     no_curvature,
     reverse_over_reverse,
 )
+from .hvp_gauss_newton import gauss_newton
 from .hvp_wrappers import accumulate, clip_products, on_fraction, scale_products
 from .hyper_update import DOMAINS, HyperUpdate, additive
 from .many_groups import shared_product
@@ -60,7 +60,6 @@ __all__ = [
     # the discount mu
     "Discount",
     "adaptive",
-    "constant",
     "discount",
     # how hyperparameters move
     "DOMAINS",

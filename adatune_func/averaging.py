@@ -16,7 +16,7 @@ import torch
 from .optimizers import Optimizer
 from .state import TunerState
 from .trees import tree_map
-from .types import HParams, Params, PyTree
+from .types import HParams, Params, PyTree, is_a
 
 
 class AveragedState(NamedTuple):
@@ -32,8 +32,8 @@ def averaged(optimizer: Optimizer, window: float = 20.0) -> Optimizer:
     batches' gradients, stay at w. One more copy of the parameters and one of their tangent.
 
     For networks with BatchNorm, where lr falls too early else (``benchmarks/LOG.md``, "Judged at an
-    average"). Take the outermost place: ``averaged(clip_grads(sgd(), 1.0))``, and take the model
-    at the average: ``write_back(model, averages(state))``.
+    average"). Take the outermost place, ``averaged(clip_grads(sgd(), 1.0))``, where ``averages``
+    looks for the model to use: ``write_back(model, averages(state))``.
 
     Args:
         window: of how many steps about, at least 1; 1 is w itself. A long one sees too late that
@@ -72,5 +72,13 @@ def _average(params: Params, opt_state: AveragedState) -> Params:
 
 
 def averages(state: TunerState) -> TunerState:
-    """``state`` with the average of :func:`averaged` for its parameters: the model to use."""
+    """``state`` with the average of :func:`averaged` for its parameters: the model to use.
+
+    Raises:
+        TypeError: when the outermost wrapper of the run's optimizer is not :func:`averaged`.
+    """
+    if not is_a(state.opt_state, AveragedState):
+        raise TypeError(
+            "this state has no average: its optimizer's outermost wrapper is not averaged(...)"
+        )
     return state._replace(params=state.opt_state.average)

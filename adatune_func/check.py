@@ -15,7 +15,7 @@ from .hvp import exact
 from .hyper_update import bounds
 from .init_checks import checked_hparams, checked_params, checked_state
 from .optimizers import Optimizer
-from .recursion import Gradient, Inner, advance, discounted, hypergradient
+from .recursion import Gradient, Inner, advance, hypergradient, phi
 from .trees import dot, norm, tree_flatten, tree_leaves, tree_map, tree_paths, tree_unflatten
 from .types import Batch, Buffers, HParams, Hvp, LossFn, Params, PyTree, is_a
 
@@ -117,11 +117,11 @@ def _tangent(run: _Run, hvp: Hvp, mu: float) -> tuple[Inner, list[Tensor]]:
     """Z at the end of the run, and h, by the recursion."""
     u, buffers = run.start, run.buffers
     z = columns.zeros(u, len(tree_leaves(run.hparams)))
+    discount = torch.tensor(mu, dtype=torch.float64)
     with _repeatable():
         for batch, _ in run.batches:
-            z = discounted(torch.tensor(mu, dtype=torch.float64), z)
             grads, hz, (_, buffers) = hvp(Gradient(run.loss_fn, buffers), u.params, batch, z.params)
-            u, z = advance(run.optimizer, grads, hz, u, z, run.hparams)
+            u, z = advance(run.optimizer, grads, hz, u, z, run.hparams, discount)
         judged = run.optimizer.judged
         outer_grads, _ = Gradient(run.outer_loss_fn, buffers)(judged(*u), run.batches[-1][1])
     return z, tree_leaves(hypergradient(outer_grads, judged(*z), run.hparams).hypergrads)
@@ -133,8 +133,7 @@ def _trained(run: _Run, hparams_at: Callable[[int], HParams]) -> tuple[Params, T
     with _repeatable():
         for t, (batch, _) in enumerate(run.batches):
             grads, (_, buffers) = Gradient(run.loss_fn, buffers)(u.params, batch)
-            fixed = run.optimizer._replace(hparams={**run.optimizer.hparams, **hparams_at(t)})
-            u, _ = advance(fixed, grads, {}, u, Inner({}, {}), {})
+            u = phi(run.optimizer, grads, u, hparams_at(t))
         outer_loss, _ = run.outer_loss_fn(run.optimizer.judged(*u), buffers, run.batches[-1][1])
         return u.params, outer_loss
 
@@ -174,7 +173,7 @@ def _compare(k: int, run: _Run, mu: float, z: Inner, h: Tensor) -> TangentCheck:
     return TangentCheck(
         hypergrad=float(h),
         difference=float(slope),
-        relative_error=error / abs(float(slope)) if float(slope) else math.inf * bool(error),
+        relative_error=0.0 if error == 0 else error / abs(float(slope)) if slope else math.inf,
         cosine=float(dot(tangent, column) / scale) if float(scale) > 0 else float(error == 0.0),
     )
 

@@ -54,8 +54,13 @@ def over_columns(fn: Callable[[PyTree], Any], columns: PyTree) -> Any:
     computes without its column is computed once and stacked without a copy.
     """
     if tree_leaves(columns)[0].shape[0] == 1:
-        return tree_map(lambda leaf: leaf[None], fn(tree_map(lambda leaf: leaf[0], columns)))
+        return tree_map(lambda leaf: leaf[None], fn(first(columns)))
     return vmap(fn, randomness="same")(columns)
+
+
+def first(stacked: Any) -> Any:
+    """Column 0 of what :func:`over_columns` returns, for what is the same in all columns."""
+    return tree_map(lambda leaf: leaf[0], stacked)
 
 
 def _total(leaves: Iterable[Tensor]) -> Tensor:

@@ -79,10 +79,10 @@ def functionalize(
 
     criterion = _twice_differentiable(criterion)
 
-    def judge(output: Any, batch: Batch) -> Tensor:
+    def batch_criterion(output: Any, batch: Batch) -> Tensor:
         return criterion(output, batch[-1])
 
-    return Functional(ModelLoss(model_fn, judge), params, {**frozen, **running})
+    return Functional(ModelLoss(model_fn, batch_criterion), params, {**frozen, **running})
 
 
 def _twice_differentiable(criterion: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -112,11 +112,18 @@ def write_back(module: nn.Module, state: HasValues) -> None:
     Tied weights stay tied; non-persistent buffers are included.
 
     Raises:
-        ValueError: when the names differ from the module's parameters and buffers.
+        ValueError: when names or shapes differ from the module's parameters and buffers; nothing is
+            copied then.
     """
     targets = dict([*module.named_parameters(), *module.named_buffers()])
     values = {**state.params, **state.buffers}
     _check_names("params and buffers", values, frozenset(targets))
+    for name, value in values.items():
+        if value.shape != targets[name].shape:
+            raise ValueError(
+                f"{name} has shape {tuple(value.shape)} in the state and "
+                f"{tuple(targets[name].shape)} in the module; a sweep's needs search.unstack"
+            )
     with torch.no_grad():
         for name, value in values.items():
             targets[name].copy_(value)

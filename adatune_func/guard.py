@@ -18,9 +18,9 @@ Each limit says by how much lr exceeded it:
               so one refusal brings a start that is decades too high to the scale of the weights.
     rise      E ≤ max(center, L_t(w_t)) + 2·max(spread, |center| / 10), where center is a running
               mean of the outer losses that were accepted and spread a decaying maximum of how far
-              they rose above it. A loss that was as high before the step is no fault of the step;
-              and each refusal widens spread, so that a finite loss is refused a few times at most
-              and no run stalls. Until a loss was accepted center is what E was before the step, to
+              they rose above it. Where the training loss is as high it is no fault of the step; and
+              each refusal doubles spread, so that no run stalls: a rise of 2ⁿ times the limit is
+              refused n times. Until a loss was accepted center is what E was before the step, to
               first order: E - <∇E, w_{t+1} - w_t>. Judged where the outer loss is the candidate's
               own: with "next_batch" one would have to carry a last good copy of everything to go
               back to, and a finite step to where the loss is not finite cannot be undone.
@@ -37,7 +37,7 @@ from .trees import norm, scalar_like, tree_map
 from .types import HParams, Params, PyTree
 
 REACH = 2.0
-RELAX = 1.2
+RELAX = 2.0  # a loss that stays ten times as high as normal is taken for normal after six refusals
 LOWER = (0.1, 0.9)  # a false alarm costs little, and a rise says little of how far to go
 FLOOR = 0.1  # a loss a fifth above what is normal is never refused
 FOLLOW = 0.1  # weight of a new loss in center: it follows training within some ten steps

@@ -1,7 +1,7 @@
 """Interchangeable ways to get the gradient and Hessian-vector products, ``H v = d/dε ∇L(w + ε v)``.
 
 Each is ``hvp(grad_fn, params, batch, v) -> (grads, Hv, aux)``: ``v`` and ``Hv`` have K columns on
-dim 0, and gradient and products share one evaluation, hence one dropout mask.
+dim 0. In the exact ones gradient and products share one evaluation, hence one dropout mask.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 
-from .columns import over_columns, squares
+from .columns import first, over_columns, squares
 from .compat import is_compiling
 from .transforms import jvp, vjp, vmap
 from .trees import norm, tree_leaves, tree_map
@@ -75,7 +75,7 @@ def forward_over_reverse(grad_fn: GradFn, params: Params, batch: Batch, v: Param
         return jvp(lambda p: grad_fn(p, batch), (params,), (column,), has_aux=True)
 
     grads, products, aux = over_columns(along, v)
-    return first_column(grads), products, first_column(aux)
+    return first(grads), products, first(aux)
 
 
 @in_words("a second backward pass", other="forward_over_reverse")
@@ -101,7 +101,7 @@ def finite_difference(
 
     ``central`` takes ``(∇L(w + εv) - ∇L(w - εv)) / 2ε`` instead, O(ε²) off, for one gradient more.
     The step is relative, ``ε = step · (1 + ‖w‖) / ‖v‖``; by default ``√u / 4``, central ``∛u / 10``
-    with u the unit roundoff of the parameters' dtype. The roots balance truncation and rounding
+    with u the machine epsilon of the parameters' dtype. The roots balance truncation and rounding
     (Nocedal & Wright 2006, section 8.1); the factors are measured: along Z the gradient changes on
     a scale of a tenth to a quarter of ‖w‖.
 
@@ -155,11 +155,6 @@ def _relative_step(params: Params, step: float | None, central: bool) -> float:
     return 0.1 * unit ** (1 / 3) if central else 0.25 * math.sqrt(unit)
 
 
-def first_column(stacked: Any) -> Any:
-    """Column 0 of what ``over_columns`` returns, for what is the same in all columns."""
-    return tree_map(lambda leaf: leaf[0], stacked)
-
-
 def _one_by_one(
     grad_fn: GradFn, points: Sequence[Params], batch: Batch
 ) -> tuple[list[Params], Any]:
@@ -170,7 +165,7 @@ def _one_by_one(
     probe = tree_leaves(points[0])[0].new_zeros(1)
 
     def guarded(point: Params) -> tuple[Params, Any]:
-        return first_column(vmap(lambda _: grad_fn(point, batch), randomness="error")(probe))
+        return first(vmap(lambda _: grad_fn(point, batch), randomness="error")(probe))
 
     try:
         results = [guarded(point) for point in points]
@@ -190,4 +185,4 @@ def _together(grad_fn: GradFn, points: Sequence[Params], batch: Batch) -> tuple[
     stacked = tree_map(lambda *leaves: torch.stack(leaves), *points)
     grads, aux = vmap(lambda point: grad_fn(point, batch), randomness="same")(stacked)
     each = [tree_map(lambda leaf, i=i: leaf[i], grads) for i in range(len(points))]
-    return each, first_column(aux)
+    return each, first(aux)

@@ -10,6 +10,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from .init_checks import check_bound
 from .trees import tree_leaves, tree_map
 from .types import Batch, GradFn, Hvp, Params, Products
 
@@ -52,8 +53,9 @@ def accumulate(hvp: Hvp, parts: int) -> Hvp:
     """The batch in equal parts, one after another: the same numbers in less memory.
 
     ``g = Σ gᵢ / m`` and ``Hv = Σ Hᵢ v / m``, exact for a loss that is a mean over samples, with
-    about 1/m of the activations in memory. BatchNorm sees each part's own statistics; buffers are
-    those that the last part leaves.
+    about 1/m of the activations in memory. BatchNorm sees each part's own statistics. Each part
+    starts from the buffers of the step before and those that the last one leaves are kept, so that
+    running statistics see 1/m of the batch.
 
     Raises:
         ValueError: at the first step when the batch does not split into equal parts.
@@ -95,7 +97,12 @@ def scale_products(hvp: Hvp, factor: float) -> Hvp:
 
 
 def clip_products(hvp: Hvp, c: float) -> Hvp:
-    """Clip each entry of ``Hv`` to ``[-c, c]``: an outlier's blow to Z is bounded."""
+    """Clip each entry of ``Hv`` to ``[-c, c]``: an outlier's blow to Z is bounded.
+
+    Raises:
+        ValueError: unless c > 0.
+    """
+    check_bound("c", c)
 
     def clipped(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
         grads, products, aux = hvp(grad_fn, params, batch, v)

@@ -33,7 +33,8 @@ class HyperUpdate(NamedTuple):
     """``init(hparams) -> state``; ``update(signal, state, hparams) -> (hparams, state)``.
 
     ``longest`` is the longest step of training, relative to 1 + ‖w‖, with which the rule can work;
-    where lr is tuned a longer one is a null step that lowers it, never below ``lowest``.
+    where lr is tuned a longer one is a null step that lowers lr, and nothing lowers it below
+    ``lowest``.
     """
 
     init: Callable[[HParams], Any]
@@ -142,9 +143,9 @@ def check_domains(
         ends = zip(tree_leaves(value), tree_leaves(low[name]), tree_leaves(high[name]), strict=True)
         for eta, lowest, highest in ends:
             if not bool(torch.isfinite(eta)) or not lowest <= float(eta) <= highest:
+                own = "" if name in DOMAINS else "; domains= widens it"
                 raise ValueError(
-                    f"{name} = {float(eta):g} lies outside [{lowest:g}, {highest:g}]; "
-                    "domains= widens it for a hyperparameter of your own"
+                    f"{name} = {float(eta):g} lies outside [{lowest:g}, {highest:g}]{own}"
                 )
 
 

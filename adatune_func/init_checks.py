@@ -30,7 +30,7 @@ def checked_params(params: Params) -> Params:
 
 
 def checked_hparams(hparams: HParams, optimizer: Optimizer, params: Params) -> HParams:
-    """``hparams`` as 0-d tensors: names known to the optimizer, values scalar floats."""
+    """``hparams`` as 0-d tensors: names known to the optimizer, values scalar."""
     if not is_a(hparams, Mapping):
         raise TypeError(f"hparams must be a dict such as {{'lr': 0.1}}, got {_kind(hparams)}")
     for name in hparams:
@@ -69,6 +69,12 @@ def checked_state(opt_state: PyTree) -> PyTree:
     return copied(opt_state)
 
 
+def check_bound(name: str, c: float) -> None:
+    """Raise ValueError unless what is clipped to [-c, c] may keep something: c > 0."""
+    if not c > 0:
+        raise ValueError(f"{name} must be above 0, got {c}")
+
+
 def copied(tree: PyTree) -> PyTree:
     """A detached copy that shares no memory with ``tree``."""
     return tree_map(lambda leaf: leaf.detach().clone(), tree)
@@ -84,9 +90,9 @@ def _scalars(name: str, value: Any, params: Params) -> Any:
             raise TypeError(f"{name} must be floating point, got {value.dtype}")
         like = scalar_like(params, 0.0)
         return value.detach().clone().to(dtype=like.dtype, device=like.device)
-    if isinstance(value, bool) or not isinstance(value, float):
-        raise TypeError(f"{name} must be a float or a 0-d tensor, got {_kind(value)} {value!r}")
-    return scalar_like(params, value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number or a 0-d tensor, got {_kind(value)} {value!r}")
+    return scalar_like(params, float(value))
 
 
 def _kind(value: Any) -> str:

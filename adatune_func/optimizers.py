@@ -30,7 +30,9 @@ class Optimizer(NamedTuple):
     Attributes:
         init: ``init(params) -> opt_state``, a pytree of floating-point tensors.
         update: ``update(grads, opt_state, params, hparams) -> (updates, opt_state)``; trees of the
-            shapes of ``params`` and ``opt_state``.
+            shapes of ``params`` and ``opt_state``. Here ``hparams`` has every name of the field
+            below: a 0-d tensor where it is tuned, else the number given at construction. Write
+            arithmetic that takes both.
         hparams: each hyperparameter's name and its value at construction; what is tuned
             overrides it.
         judged: ``judged(params, opt_state) -> params``, where the outer loss is taken: the

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from . import snr
 from .optimizers import Optimizer
-from .recursion import Gradient, Inner
+from .recursion import Gradient, Inner, phi
 from .state import Info, Tuner, TunerState, initial, settle
 from .trees import all_finite, scalar_like, tree_map
-from .types import Batch, Buffers, HParams, LossFn, Params, Signal
+from .types import Batch, Buffers, HParams, LossFn, Params, Signal, is_a
 
 
 def plain(
@@ -23,7 +23,11 @@ def plain(
     A step that is not finite is a null step, as in ``marthe``; lr stays as it is.
 
     What ``hparams`` holds overrides the optimizer's values for the run. With a ``schedule``,
-    ``lr = schedule(t)`` for step t = 0, 1, ..., a 0-d tensor; see the module ``schedules``.
+    ``lr = schedule(t)`` for step t = 0, 1, ..., a 0-d tensor, whatever lr ``hparams`` holds; see
+    the module ``schedules``.
+
+    Raises:
+        TypeError: at ``init``, for a schedule that returns anything but a 0-d tensor.
     """
 
     def init(
@@ -31,7 +35,15 @@ def plain(
     ) -> TunerState:
         state = initial(optimizer, params, hparams or {}, buffers)
         count = scalar_like(state.params, 0.0)
-        hparams = state.hparams if schedule is None else {**state.hparams, "lr": schedule(count)}
+        hparams = state.hparams
+        if schedule is not None:
+            lr = schedule(count)
+            if not is_a(lr, Tensor) or lr.ndim != 0:
+                raise TypeError(
+                    f"schedule must return a 0-d tensor, got {type(lr).__name__}; the module "
+                    "schedules has constant, cosine and others"
+                )
+            hparams = {**hparams, "lr": lr}
         silence = snr.init(hparams, count)
         return state._replace(
             hparams=hparams, z=Inner({}, {}), hyper_state=count, snr_state=silence
@@ -40,10 +52,8 @@ def plain(
     def step(state: TunerState, batch: Batch, val_batch: Batch = None) -> tuple[TunerState, Info]:
         with torch.no_grad():
             grads, (loss, buffers) = Gradient(loss_fn, state.buffers)(state.params, batch)
-            hparams = {**optimizer.hparams, **state.hparams}
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params, hparams)
-            params = tree_map(torch.add, state.params, updates)
-            candidate = state._replace(params=params, buffers=buffers, opt_state=opt_state)
+            u = phi(optimizer, grads, Inner(state.params, state.opt_state), state.hparams)
+            candidate = state._replace(params=u.params, opt_state=u.opt_state, buffers=buffers)
             silent = tree_map(torch.zeros_like, state.hparams)
             shown = (loss, loss, Signal(silent, silent), torch.zeros_like(loss))
             faulty = ~all_finite(batch, loss, grads)

@@ -9,16 +9,16 @@ matrix work over plain training:
 * ``smooth``: finite differences, judged by the next training batch. Floor 2. As good as exact for
   networks without kinks (GELU, SiLU or tanh, average pooling) and dropout; with ReLU or max-pooling
   worse than no curvature at all. Needs gradients only, so that fused attention works.
-* ``fast``: Gauss-Newton curvature of an eighth of the batch, 8 samples or more, at a quarter of its
-  size, judged by the next training batch. Floor 29/24. Needs what ``balanced`` needs.
+* ``fast``: Gauss-Newton curvature of an eighth of the batch at a quarter of its size, judged by the
+  next training batch. Floor 29/24. Meant for batches of 64 or more. Needs what ``balanced`` needs.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from .curvature import gauss_newton
 from .hvp import exact, finite_difference
+from .hvp_gauss_newton import gauss_newton
 from .hvp_wrappers import on_fraction, scale_products
 
 presets: dict[str, dict[str, Any]] = {

@@ -15,6 +15,7 @@ and through the optimizer, where ``jvp`` gives it for whatever optimizer it is.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -63,36 +64,49 @@ class Gradient(NamedTuple):
         return grads, aux
 
 
+def phi(optimizer: Optimizer, grads: Params, u: Inner, hparams: HParams) -> Inner:
+    """One step of training, ``u ← Phi(u, η)``: ``hparams`` over the optimizer's own values."""
+    updates, opt_state = optimizer.update(
+        grads, u.opt_state, u.params, {**optimizer.hparams, **hparams}
+    )
+    return Inner(tree_map(torch.add, u.params, updates), opt_state)
+
+
+def advance(
+    optimizer: Optimizer,
+    grads: Params,
+    hz: Params,
+    u: Inner,
+    z: Inner,
+    hparams: HParams,
+    mu: Tensor,
+) -> tuple[Inner, Inner]:
+    """One step of training and of its tangent: ``(u, Z) ← (Phi(u, η), A (mu Z) + B)``.
+
+    ``grads`` is the training gradient at w, and ``hz`` its tangent along ``z.params``, not along
+    ``mu z``: H is linear, so mu may come after the product, and "next_batch" chooses it by the very
+    gradient that comes with the product. (``clip_products`` is not linear: it bounds ``H z``.)
+    """
+    if not tree_leaves(hparams):  # nothing is tuned: a step of plain training, no columns
+        return phi(optimizer, grads, u, hparams), z
+    primals = (grads, u, hparams)
+    tangents = (discounted(mu, hz), discounted(mu, z), columns.basis(hparams))
+    moved, z = columns.over_columns(
+        lambda column: jvp(functools.partial(phi, optimizer), primals, column), tangents
+    )
+    return columns.first(moved), z
+
+
 def discounted(mu: Tensor, z: PyTree) -> PyTree:
     """``mu z``, where mu = 0 forgets even what is not finite (0·inf would be NaN)."""
     return tree_map(lambda leaf: torch.where(mu == 0, 0.0, mu * leaf), z)
 
 
-def advance(
-    optimizer: Optimizer, grads: Params, hz: Params, u: Inner, z: Inner, hparams: HParams
-) -> tuple[Inner, Inner]:
-    """One step of training and of its tangent: ``(u, Z) ← (Phi(u, η), A Z + B)``.
-
-    ``grads`` and ``hz`` are the training gradient at w and its tangent along ``z.params``.
-    """
-
-    def phi(grads: Params, u: Inner, hparams: HParams) -> Inner:
-        updates, opt_state = optimizer.update(
-            grads, u.opt_state, u.params, {**optimizer.hparams, **hparams}
-        )
-        return Inner(tree_map(torch.add, u.params, updates), opt_state)
-
-    if not tree_leaves(hparams):  # nothing is tuned: a step of plain training, no columns
-        return phi(grads, u, hparams), z
-    primals = (grads, u, hparams)
-    moved, z = columns.over_columns(
-        lambda tangents: jvp(phi, primals, tangents), (hz, z, columns.basis(hparams))
-    )
-    return tree_map(lambda leaf: leaf[0], moved), z
-
-
 def hypergradient(outer_grads: Params, tangent: Params, hparams: HParams) -> Signal:
-    """``h_k = <∇E, Z_k>``, Z the tangent of where E is taken, and its cosine: 0 where either is."""
+    """``h_k = <∇E, Z_k>`` and the cosine of ∇E and Z_k, which is 0 where one of them is 0.
+
+    ``outer_grads`` is ∇E where the outer loss is taken, ``tangent`` the K columns of Z there.
+    """
     h = columns.dots(outer_grads, tangent)
     scale = torch.sqrt(columns.squares(tangent)) * norm(outer_grads)
     cosine = torch.where(scale > 0, h / torch.where(scale > 0, scale, 1.0), 0.0)

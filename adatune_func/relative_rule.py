@@ -117,7 +117,7 @@ def relative(
         delta = tree_map(lambda *leaf: _delta(moved, *leaf), m, r, count, seen)
         return _mapped(_moved, hparams, delta, low, high), moved
 
-    return HyperUpdate(init, update, longest, lowest_lr(domains))
+    return HyperUpdate(init, update, longest, max(lowest_lr(domains), LOWEST))
 
 
 def _mapped(fn: Callable[..., Tensor], *trees: HParams) -> HParams:

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 
 from .hyper_update import AdditiveState
+from .population import Batches, Sweep, runner, stack, sweep, table, unstack
 from .state import Tuner, TunerState
-from .sweep import Batches, Sweep, runner, stack, sweep, table, unstack
 from .trees import tree_leaves, tree_map
 
 __all__ = ["Batches", "Found", "Sweep", "find_hyper_lr", "stack", "sweep", "table", "unstack"]
@@ -104,7 +104,7 @@ def find_hyper_lr(
         return Found(betas(0.0), 0.0, rows)
     center = math.log10(ratio)
     ratio = search(center - gap, center + gap, lambda r: (betas(r), 0.0))
-    if not adapt:
+    if not adapt or ratio == 0:
         return Found(betas(ratio), 0.0, rows)
     unit = min(betas(ratio)[name] / (h * eta) for name, (eta, h) in scale.items())
     a = 0.1 * search(-5.0, 1.0, lambda a: (betas(ratio), a * unit))

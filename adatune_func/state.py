@@ -5,7 +5,8 @@ A step makes a candidate; :func:`settle` returns it, or the state before it, a t
     state ← candidate    where the guard accepts it
             state        else: a null step
 
-Nothing else decides what a run's numbers become, so that none that is not finite gets into one.
+Nothing else decides what a run's numbers become, so that none that is not finite gets into one;
+rules and discounts see to that for their own, and for what they make of the hyperparameters.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def initial(
 
 
 class Outcome(NamedTuple):
-    """How a candidate does on the outer loss, where only the next step can know it ``None``."""
+    """How a candidate does on the outer loss; ``None`` where only the next step will know."""
 
     grads: Params  # of the outer loss, where the optimizer wants to be judged
     step: Params  # by which that place moved

@@ -27,8 +27,9 @@ from torch import Tensor
 from .discount import Discount, constant, lagged
 from .hvp import exact, no_curvature
 from .hyper_update import HyperUpdate
+from .init_checks import check_bound
 from .optimizers import Optimizer, at_params
-from .recursion import Gradient, Inner, advance, discounted, hypergradient
+from .recursion import Gradient, Inner, advance, hypergradient
 from .relative_rule import relative
 from .state import Info, Outcome, Tuner, TunerState, initial, settle
 from .trees import all_finite, tree_leaves, tree_map
@@ -55,15 +56,16 @@ def marthe(
         optimizer: any :class:`Optimizer`; what is not tuned keeps its value at construction.
         mu: the discount in [0, 1], a float or a :class:`Discount` such as ``adaptive()``.
         hyper_update: how hypergradients move the hyperparameters.
-        hvp: how Hessian-vector products are made; a strategy of :mod:`adatune_func.hvp`.
+        hvp: how Hessian-vector products are made: ``exact``, ``gauss_newton`` and others.
         outer: "validation" judges each step on ``val_batch``; "next_batch" on the next training
             batch, at no further cost.
         val_loss_fn: the outer loss; by default ``loss_fn`` in its own mode. It never moves buffers.
         clip_outer: clip the entries of the outer gradient to [-c, c].
 
-    A step that would break the run is a null step, ``info.accepted`` is False: batches that are not
-    finite are skipped; a candidate that is not finite, too far away or whose outer loss explodes
-    is refused and lr lowered; see :mod:`adatune_func.guard`.
+    A step that would break the run is a null step, ``info.accepted`` is False. Batches that are not
+    finite are skipped, a candidate that is not finite is refused. Where lr is tuned, so is one
+    further away than the rule's ``longest`` and, with "validation", one whose outer loss explodes,
+    and lr is lowered; see :mod:`adatune_func.guard`.
 
     Raises:
         ValueError, TypeError: at ``init``, in words, on anything that can be known there; at the
@@ -84,33 +86,28 @@ def marthe(
                 'an averaged optimizer needs outer="validation": "next_batch" has the gradient at '
                 "the parameters, not at their average"
             )
+        if outer == "next_batch" and val_loss_fn is not None:
+            raise ValueError('val_loss_fn is never called with outer="next_batch": leave it out')
+        if clip_outer is not None:
+            check_bound("clip_outer", clip_outer)
         state = initial(optimizer, params, hparams, buffers)
         return state._replace(
             mu_state=discount.init(state.params, state.hparams),
             hyper_state=hyper_update.init(state.hparams),
         )
 
-    def train(state: TunerState, batch: Batch) -> tuple[Params, Params, Tensor, Buffers]:
+    def differentiate(state: TunerState, batch: Batch) -> tuple[Params, Params, Tensor, Buffers]:
         products = hvp if tree_leaves(state.hparams) else no_curvature
         grad_fn = Gradient(loss_fn, state.buffers)
         grads, hz, (loss, buffers) = products(grad_fn, state.params, batch, state.z.params)
         return grads, hz, loss, buffers
 
     def move(state: TunerState, grads: Params, hz: Params, mu: Tensor) -> TunerState:
-        # H is linear: discounting Z and Hz here is discounting Z before the product, and it lets
-        # "next_batch" choose mu by the very gradient that comes with the product. (clip_products
-        # is not linear: its bound is on Hz before the discount.)
-        u, z = advance(
-            optimizer,
-            grads,
-            discounted(mu, hz),
-            Inner(state.params, state.opt_state),
-            discounted(mu, state.z),
-            state.hparams,
-        )
+        u = Inner(state.params, state.opt_state)
+        u, z = advance(optimizer, grads, hz, u, state.z, state.hparams, mu)
         return state._replace(params=u.params, opt_state=u.opt_state, z=z)
 
-    def react(state: TunerState, outer_grads: Params, grads: Params) -> tuple[TunerState, Signal]:
+    def tune(state: TunerState, outer_grads: Params, grads: Params) -> tuple[TunerState, Signal]:
         if clip_outer is not None:
             low, high = -clip_outer, clip_outer
             outer_grads = tree_map(lambda g: g.clamp(low, high), outer_grads)
@@ -122,19 +119,19 @@ def marthe(
     def validation_step(
         state: TunerState, batch: Batch, val_batch: Batch
     ) -> tuple[TunerState, Info]:
-        grads, hz, loss, buffers = train(state, batch)
+        grads, hz, loss, buffers = differentiate(state, batch)
         candidate = move(state, grads, hz, state.mu_state.mu)._replace(buffers=buffers)
         at, before = (optimizer.judged(s.params, s.opt_state) for s in (candidate, state))
         outer_grads, (val_loss, _) = Gradient(outer_loss_fn, buffers)(at, val_batch)
-        candidate, signal = react(candidate, outer_grads, grads)
+        candidate, signal = tune(candidate, outer_grads, grads)
         faulty = ~all_finite(batch, val_batch, loss, grads)
         shown = (loss, val_loss, signal, state.mu_state.mu)
         came = Outcome(outer_grads, tree_map(torch.sub, at, before))
         return settle(state, candidate, shown, faulty, came, hyper_update)
 
     def next_batch_step(state: TunerState, batch: Batch) -> tuple[TunerState, Info]:
-        grads, hz, loss, buffers = train(state, batch)
-        steered, signal = react(state, grads, grads)
+        grads, hz, loss, buffers = differentiate(state, batch)
+        steered, signal = tune(state, grads, grads)
         candidate = move(steered, grads, hz, steered.mu_state.mu)._replace(buffers=buffers)
         faulty = ~all_finite(batch, loss, grads)
         shown = (loss, loss, signal, candidate.mu_state.mu)

@@ -12,13 +12,19 @@ from typing import Any
 
 import torch
 
+from .init_checks import check_bound
 from .optimizers import Optimizer
 from .trees import dot, tree_flatten, tree_map, tree_unflatten
 from .types import HParams, Params, PyTree, is_a
 
 
 def clip_grads(optimizer: Optimizer, c: float) -> Optimizer:
-    """Clip each entry of the gradient to ``[-c, c]``, as ``clip_grad_value_`` does."""
+    """Clip each entry of the gradient to ``[-c, c]``, as ``clip_grad_value_`` does.
+
+    Raises:
+        ValueError: unless c > 0.
+    """
+    check_bound("c", c)
 
     @functools.wraps(optimizer.update)
     def update(
@@ -30,7 +36,12 @@ def clip_grads(optimizer: Optimizer, c: float) -> Optimizer:
 
 
 def clip_grad_norm(optimizer: Optimizer, c: float) -> Optimizer:
-    """Scale the gradient by ``min(1, c / (‖g‖₂ + 1e-6))`` over the tree, as ``clip_grad_norm_``."""
+    """Scale the gradient by ``min(1, c / (‖g‖₂ + 1e-6))`` over the tree, as ``clip_grad_norm_``.
+
+    Raises:
+        ValueError: unless c > 0.
+    """
+    check_bound("c", c)
 
     @functools.wraps(optimizer.update)
     def update(
@@ -51,7 +62,7 @@ def by_prefix(optimizer: Optimizer, hparams: HParams | None = None) -> Optimizer
     ``{"lr": {"": 0.1, "head": 0.01}}``: a parameter takes the value of the longest prefix of its
     dotted name, in whole components ("layers.1" is a prefix of "layers.1.weight", not of
     "layers.10.weight"); "" is a prefix of all. Each value that is tuned is a column of its own, so
-    with K of them a step takes K Hessian-vector products; ``hvp.shared_product`` takes one.
+    with K of them a step takes K Hessian-vector products; :func:`shared_product` takes one.
 
     Parameters that share all their values form a group, and ``optimizer`` is called on each group
     with scalars. Its state is cut where it holds a dict with the parameters' names; what is outside

@@ -8,13 +8,10 @@ from pathlib import Path
 
 import adatune_func as atf
 from adatune_func import data, networks
+from benchmarks.outputs import what
 
 #: Runs shorter than this are over before compilation has paid off.
 COMPILE_FROM_STEPS = 2000
-
-#: Options that tell runs apart by a number.
-RATES = ("lr", "momentum", "wd", "eps", "mu", "hyper_lr", "alpha")
-NUMBERS = (*RATES, "average", "batch_size", "num_epoch")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -113,5 +110,8 @@ def run_name(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str:
     """What tells runs apart, so that one does not take the folder of another."""
     kind = getattr(args, "lr_scheduler", Path(parser.prog).stem)
     name = f"{kind}-{args.network}-{args.dataset}-{args.optimizer}-seed{args.seed}"
-    changed = ((key, value) for key, value in vars(args).items() if key in NUMBERS)
-    return name + "".join(f"-{key}{v}" for key, v in changed if v != parser.get_default(key))
+    named = ("lr_scheduler", "network", "dataset", "optimizer", "seed", "script")
+    for key, value in what(vars(args)).items():
+        if key not in named and value != parser.get_default(key):
+            name += f"-{key}" if value is True else f"-{key}{value}"
+    return name

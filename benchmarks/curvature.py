@@ -79,7 +79,7 @@ def walk(
     strategies = [strategy for strategy in steps if strategy != "exact"]
     tangents = dict.fromkeys(strategies, state.z)
     seen: dict[str, list[tuple[float, float, float]]] = {strategy: [] for strategy in strategies}
-    losses = []
+    losses, refused = [], 0
     pairs = itertools.islice(_batches(case["network"], arguments), arguments.steps)
     for t, (batch, val_batch) in enumerate(pairs):
         moved, info = steps["exact"][0](state, batch, val_batch)
@@ -89,6 +89,7 @@ def walk(
             tangents[strategy] = beside.z
             seen[strategy].append(_compare(beside.z, guess, moved.z, info))
         losses.append(float(info.loss))
+        refused += int(not info.accepted)
         state = moved
     return [
         {
@@ -96,6 +97,7 @@ def walk(
             "strategy": strategy,
             **_summary(seen[strategy]),
             "loss": statistics.fmean(losses[-10:]),
+            "refused": refused,
             "steps": arguments.steps,
             "batch_size": arguments.batch_size,
         }

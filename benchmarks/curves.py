@@ -1,4 +1,4 @@
-"""One picture of a run, from its log: loss, validation accuracy and the hyperparameters."""
+"""One picture of a run, from its log: loss, accuracy, hyperparameters, and how sure they are."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ def draw(folder: Path) -> None:
     lines = read_log(folder)
     steps = [line for line in lines if "step" in line]
     epochs = [line for line in lines if "epoch" in line]
-    figure, (loss, accuracy, hparams) = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
+    count = 4 if tuned(steps) else 3
+    size = (4.3 * count, 3.6)
+    figure, (loss, accuracy, hparams, *more) = plt.subplots(
+        1, count, figsize=size, layout="constrained"
+    )
     x = np.array([line["step"] for line in steps])
     for name, label in (("loss", "training"), ("val_loss", "validation")):
         y = np.array([line[name] for line in steps])
@@ -37,7 +41,13 @@ def draw(folder: Path) -> None:
         hparams.plot(x, [line[name] for line in steps], label=name)
     hparams.set(title="hyperparameters", xlabel="step", yscale="log")
     hparams.legend(frameon=False)
-    for axes in (loss, accuracy, hparams):
+    for axes in more:
+        for name in tuned(steps):
+            axes.plot(x, [max(line[f"snr_{name}"], 1e-3) for line in steps], label=name, lw=0.8)
+        axes.axhline(0.07, color="0.6", ls="--", label="noise alone")
+        axes.set(title="signal to noise of hypergradients", xlabel="step", yscale="log")
+        axes.legend(frameon=False)
+    for axes in (loss, accuracy, hparams, *more):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(folder / "curves.png", dpi=130)

@@ -22,9 +22,8 @@ from matplotlib.backend_bases import FigureCanvasBase
 
 from benchmarks import outputs
 
-#: Options that say where and how, not what: they neither part runs nor name them.
-_NOT_WHAT = ("seed", "model_loc", "data_root", "device", "compile", "tensorboard",
-             "checkpoint_every", "adatune_defaults")  # fmt: skip
+#: Options of no account here: seeds are averaged over, and the others tell what defaults were.
+_NOT_NAMED = ("seed", "adatune_defaults")
 
 #: Panel title, scale, and the value of an epoch line of the log.
 PANELS: list[tuple[str, str, Callable[[dict[str, Any]], float]]] = [
@@ -48,7 +47,8 @@ def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     lines = [line for line in outputs.read_log(folder) if "epoch" in line]
     if not lines:
         raise ValueError(f"{folder} has no finished epoch to draw")
-    return {name: value for name, value in config.items() if name not in _NOT_WHAT}, lines
+    options = outputs.what(config)
+    return {name: value for name, value in options.items() if name not in _NOT_NAMED}, lines
 
 
 def grouped(runs: Sequence[tuple[dict[str, Any], list[dict[str, Any]]]]) -> list[Group]:

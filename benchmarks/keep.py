@@ -16,24 +16,25 @@ from typing import Any
 
 from benchmarks import outputs, record
 
-#: What a run is told apart by.
-KEYS = ("script", "lr_scheduler", "network", "dataset", "optimizer", "lr", "mu", "hyper_lr", "seed")
+SHOWN = ("script", "network", "dataset", "optimizer", "lr", "seed", "test_accuracy")
 
 
-def kept(folder: Path) -> dict[str, Any]:
-    """One row: options that tell runs apart, the test result, every epoch, lr at each tenth."""
-    config, log = outputs.read_config(folder), outputs.read_log(folder)
+def kept(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The options, what the run led to (test, epochs, lr at each tenth), where that came from."""
+    options, log = outputs.what(outputs.read_config(folder)), outputs.read_log(folder)
     path = folder / "summary.json"
     if not path.exists():
         raise ValueError(f"{folder} holds a run that has not finished: continue it with --resume")
     steps = [line for line in log if "step" in line]
-    return {
-        **{key: config.get(key) for key in KEYS},
-        **json.loads(path.read_text()),
+    summary = json.loads(path.read_text())
+    origin = summary.pop("provenance")
+    result = {
+        **summary,
         "epochs": [line for line in log if "epoch" in line],
         "lrs": [line["lr"] for line in steps[:: max(len(steps) // 10, 1)]],
         "null_steps": sum(not line["accepted"] for line in steps),
     }
+    return options, result, origin
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -42,9 +43,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args(argv)
     for folder in arguments.runs:
-        row = kept(folder)
-        record.merge(arguments.output, [row], KEYS, record.provenance(outputs.read_config(folder)))
-        print(record.table([row], [*KEYS, "test_accuracy"]))
+        options, result, origin = kept(folder)
+        row = options | result
+        record.merge(arguments.output, [row], list(options), origin)
+        print(record.table([row], SHOWN))
 
 
 if __name__ == "__main__":

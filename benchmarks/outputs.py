@@ -1,11 +1,12 @@
 """What a run leaves in its folder: config, a JSONL log, checkpoints, the best model, curves.
 
     config.json     the options
-    log.jsonl       one line a step (loss, hyperparameters, hypergradients), one an epoch; no clock
+    log.jsonl       one line a step (loss, hyperparameters, hypergradients, their signal-to-noise
+                    ratio), one an epoch; no clock
     checkpoint.pt   the whole state: continue with --resume
     model.pt        the best model by validation accuracy, a flat dict of tensors
-    summary.json    the test result and the versions it came from
-    curves.png      loss, accuracy and hyperparameters
+    summary.json    the test result and where it came from: versions, machine, date, options
+    curves.png      loss, accuracy, hyperparameters, signal-to-noise of their hypergradients
     search.*        what --hyper-lr auto tried, as numbers and as a picture
     events.*        the same for TensorBoard, if asked for
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,9 +28,12 @@ from torch import Tensor
 import adatune_func as atf
 from adatune_func import checkpoint
 from adatune_func.trees import tree_leaves, tree_map, tree_paths
+from benchmarks.record import write
 
-#: Options that say where and how to run, not what: a resumed run takes its own.
+#: Options that say where and how to run, not what: a resumed run takes its own of the first two.
 _NOT_KEPT = ("resume", "out")
+_NOT_WHAT = (*_NOT_KEPT, "model_loc", "data_root", "device", "compile", "tensorboard",
+             "checkpoint_every")  # fmt: skip
 
 
 class Progress(NamedTuple):
@@ -107,6 +112,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def what(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a run's numbers depend on."""
+    return {name: value for name, value in config.items() if name not in _NOT_WHAT}
+
+
 def append(folder: Path, lines: list[dict[str, Any]]) -> None:
     """Add lines to the log."""
     with open(folder / "log.jsonl", "a") as log:
@@ -139,6 +149,7 @@ def _line(step: int, info: atf.Info, hparams: Any) -> dict[str, Any]:
         **numbers(hparams),
         **{f"hypergrad_{name}": value for name, value in numbers(info.hypergrads).items()},
         **{f"cosine_{name}": value for name, value in numbers(info.cosine).items()},
+        **{f"snr_{name}": value for name, value in numbers(info.snr).items()},
     }
 
 
@@ -200,13 +211,6 @@ def load_model(path: Path, like: atf.TunerState) -> atf.TunerState:
         params={name: values[name] for name in like.params},
         buffers={name: values[name] for name in like.buffers},
     )
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)
 
 
 def _generators() -> dict[str, Tensor]:

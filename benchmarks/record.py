@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,7 +42,14 @@ def merge(path: Path, rows: Sequence[Mapping[str, Any]], keys: Sequence[str], ru
     kept = [row for row in known["rows"] if tuple(row.get(key) for key in keys) not in replaced]
     known = {"runs": [*known["runs"], run], "rows": [*kept, *fresh]}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(known, indent=1) + "\n")
+    write(path, json.dumps(known, indent=1) + "\n")
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    os.replace(part, path)
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:

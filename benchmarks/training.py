@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import adatune_func as atf
 from adatune_func import data as image_data
-from benchmarks import command_line, events, jobs, outputs
+from benchmarks import command_line, events, jobs, outputs, record
 from benchmarks.curves import draw, draw_search
 from benchmarks.jobs import Job
 from benchmarks.outputs import START, Progress
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace, build: Build) -> dict[str, Any]:
     """Train as ``args`` say and return what summary.json holds."""
     folder, model = Path(args.out), model_path(args)
     outputs.check_places(folder, model)
-    record = events.recorder() if args.tensorboard else None
+    write_events = events.recorder() if args.tensorboard else None
     job = jobs.prepare(args)
     plan = build(args, job)
     state = plan.tuner.init(job.model.params, hparams=plan.hparams, buffers=job.model.buffers)
@@ -94,8 +94,8 @@ def run(args: argparse.Namespace, build: Build) -> dict[str, Any]:
             draw_search(folder, plan.tried)
     state, progress = fit(args, job, plan, state, progress)
     summary = finish(args, job, state, progress)
-    if record is not None:
-        record(folder, outputs.read_log(folder))
+    if write_events is not None:
+        write_events(folder, outputs.read_log(folder))
     return summary
 
 
@@ -179,7 +179,7 @@ def finish(
         "best_step": progress.best_step,
         "steps": progress.step,
         "hparams": outputs.numbers(state.hparams),
-        "torch": torch.__version__,
+        "provenance": record.provenance(vars(args), job.device.type),
     }
     outputs.write(Path(args.out) / "summary.json", json.dumps(summary, indent=1) + "\n")
     draw(Path(args.out))

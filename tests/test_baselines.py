@@ -255,7 +255,18 @@ def test_adatunes_two_commands_run_as_written(script, command, monkeypatch):
 
 
 def test_runs_that_differ_have_folders_of_their_own():
-    commands = ("", "--lr 0.1", "--mu 1", "--hyper-lr 1e-8", "--seed 1", "--num-epoch 2")
+    commands = (
+        *(
+            "",
+            "--lr 0.1",
+            "--mu 1",
+            "--hyper-lr 1e-8",
+            "--seed 1",
+            "--num-epoch 2",
+            "--first-order",
+        ),
+        *("--grad-clipping 1", "--max-steps 5", "--average 20", "--adatune-defaults"),
+    )
     parser = rtho.parser()
     names = [
         command_line.run_name(parser, parser.parse_args(command.split())) for command in commands
@@ -268,6 +279,7 @@ def test_a_run_is_kept_as_a_row_of_a_json_file():
     for _ in range(2):
         keep.main(["run", "--output", "kept.json"])
     (row,) = json.loads(Path("kept.json").read_text())["rows"]
+    assert json.loads(Path("kept.json").read_text())["runs"][0]["torch"] == torch.__version__
     summary = json.loads(Path("run/summary.json").read_text())
     assert row["test_accuracy"] == summary["test_accuracy"] and row["script"] == "rtho.py"
     assert len(row["lrs"]) == 5 and row["epochs"][0]["steps"] == 4 and row["null_steps"] == 0

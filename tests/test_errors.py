@@ -27,9 +27,9 @@ def init(hparams, mu=0.99, optimizer=None, params=None, rule=RULE, **kwargs):
         ({"hparams": {"beta": 0.1}, "optimizer": atf.clip_grads(atf.adam(), 1.0)},
          r"adam has no hyperparameter 'beta'"),
         ({"hparams": {"lr": torch.ones(2)}}, r"lr must be a scalar, got shape \(2,\)"),
-        ({"hparams": {"lr": 1}}, "lr must be a float or a 0-d tensor, got int 1"),
+        ({"hparams": {"lr": True}}, "lr must be a number or a 0-d tensor, got bool True"),
         ({"hparams": {"lr": torch.tensor(1)}}, "lr must be floating point, got torch.int64"),
-        ({"hparams": {"lr": "0.1"}}, "lr must be a float"),
+        ({"hparams": {"lr": "0.1"}}, "lr must be a number"),
         ({"hparams": {"lr": -0.1}}, r"lr = -0.1 lies outside \[0, inf\]"),
         ({"hparams": {"lr": float("nan")}}, "lr = nan lies outside"),
         ({"hparams": {"momentum": 1.0}}, r"momentum = 1 lies outside"),
@@ -41,6 +41,9 @@ def init(hparams, mu=0.99, optimizer=None, params=None, rule=RULE, **kwargs):
         ({"hparams": {"lr": 0.1, "momentum": 0.9}, "mu": atf.adaptive()}, "adaptive mu"),
         ({"hparams": {}, "mu": atf.adaptive()}, "adaptive mu"),
         ({"hparams": {"lr": 0.1}, "outer": "test"}, "outer must be one of validation, next_batch"),
+        ({"hparams": {"lr": 0.1}, "outer": "next_batch", "val_loss_fn": tanh_mlp().loss_fn},
+         "val_loss_fn is never called"),
+        ({"hparams": {"lr": 0.1}, "clip_outer": -1.0}, "clip_outer must be above 0, got -1.0"),
         ({"hparams": {"lr": 0.1}, "params": {"w": 1.0}}, "params must be a tree of tensors"),
         ({"hparams": {"lr": 0.1}, "params": {"w": None}}, "found None"),
         ({"hparams": {"lr": 0.1}, "params": {"w": torch.ones(2, dtype=torch.long)}},
@@ -54,6 +57,29 @@ def test_init_says_what_is_wrong(arguments, words):
     with pytest.raises((ValueError, TypeError), match=words) as error:
         init(**arguments)
     assert "\n" not in str(error.value)
+
+
+def test_an_integer_start_is_a_number():
+    assert init({"lr": 1}).hparams["lr"] == 1.0
+
+
+@pytest.mark.parametrize("bound", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("wrap", [atf.clip_grads, atf.clip_grad_norm, atf.clip_products])
+def test_a_bound_that_lets_nothing_through_is_refused(wrap, bound):
+    wrapped = atf.exact if wrap is atf.clip_products else atf.sgd()
+    with pytest.raises(ValueError, match="c must be above 0"):
+        wrap(wrapped, bound)
+
+
+def test_a_schedule_of_floats_is_refused():
+    problem = tanh_mlp()
+    with pytest.raises(TypeError, match="schedule must return a 0-d tensor, got float"):
+        atf.plain(problem.loss_fn, atf.sgd(), lambda t: 0.1).init(problem.params)
+
+
+def test_an_average_that_is_not_there():
+    with pytest.raises(TypeError, match="has no average: its optimizer's outermost wrapper"):
+        atf.averages(init({"lr": 0.1}))
 
 
 def test_an_integer_step_counter_is_refused():

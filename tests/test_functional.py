@@ -79,6 +79,15 @@ def test_write_back_copies_by_name_and_keeps_ties():
     assert torch.equal(again.params["embed.weight"], state.params["embed.weight"])
 
 
+def test_write_back_copies_nothing_where_shapes_differ():
+    module = nn.Linear(2, 1)
+    loss_fn, params, buffers = atf.functionalize(module, F.mse_loss)
+    stacked = {name: torch.stack([p + 1, p + 2]) for name, p in params.items()}
+    with pytest.raises(ValueError, match=r"weight has shape \(2, 1, 2\) in the state and \(1, 2\)"):
+        atf.write_back(module, atf.Functional(loss_fn, stacked, buffers))
+    assert torch.equal(module.weight, params["weight"])
+
+
 def test_several_inputs():
     module = nn.Bilinear(2, 3, 4)
     loss_fn, params, buffers = atf.functionalize(module, F.mse_loss)

@@ -90,3 +90,12 @@ def test_one_hyperparameter_or_several_give_the_same_columns():
     for name, value in tunable(optimizer).items():
         alone = hypergradient(run, optimizer, {name: value})
         assert_close(alone, {name: together[name]}, 1e-10)
+
+
+def test_a_hyperparameter_without_effect_so_far_is_checked_as_right():
+    run = tanh_mlp(steps=1)  # the first step takes the gradient whole, whatever the momentum
+    hparams = {"lr": 0.1, "momentum": 0.5}
+    report = atf.check_tangents(run.loss_fn, atf.sgd(), run.params, hparams, run.batches)
+    still = report["momentum"]
+    assert (still.hypergrad, still.difference, still.relative_error, still.cosine) == (0, 0, 0, 1)
+    assert 0 < report["lr"].relative_error < 1e-6

@@ -73,14 +73,17 @@ def sweep(
     A member that diverges touches no other. Random numbers (dropout) are drawn for each on its own.
 
     Args:
-        tuner: its ``step`` moves every member, so members may come from the ``init`` of tuners that
-            differ in numbers (mu, hyper_lr, alpha), not in kind.
+        tuner: its ``step`` moves every member. Members may come from the ``init`` of tuners that
+            differ in numbers that the state holds: what is tuned, mu, hyper_lr, alpha, and
+            ``relative``'s step, halving and decays. All else (longest, clip_outer, domains, what of
+            the optimizer is not tuned) is this tuner's for all.
         states: one a member, such as ``[tuner.init(params, {"lr": lr}) for lr in lrs]``.
         batches: pairs ``(batch, val_batch)``, or ``(batch,)`` with the outer loss "next_batch".
         loop: step the members one after the other instead of as one vmapped step, for models that
             vmap does not take or whose members fill the machine alone: under vmap a convolution
             becomes a grouped one. For LeNet it pays all the same (``benchmarks/population.py``).
-        wrap: compile the step by ``functools.partial(torch.compile, fullgraph=True)``.
+        wrap: compile the step by ``functools.partial(torch.compile, fullgraph=True)``; with more
+            than one tuned number torch 2.13 does not trace the vmapped step, take ``loop`` too.
 
     Raises:
         ValueError: when there is no state or no batch, or states do not go together.
@@ -111,7 +114,7 @@ def table(sweep: Sweep, tail: float = 0.1) -> list[dict[str, float]]:
         **_named(sweep.state.hparams, "_end"),
         "loss": sweep.infos.loss[-window:].double().mean(0),
         "val_loss": smooth[-1],
-        "best_val_loss": smooth.nan_to_num(nan=float("inf")).amin(0),
+        "best_val_loss": torch.where(smooth.isnan(), float("inf"), smooth).amin(0),
         "mu": sweep.infos.mu[-1],
         "accepted": sweep.infos.accepted.double().mean(0),
     }

@@ -27,7 +27,7 @@ from .trees import tree_map
 from .types import Batch, GradFn, Params, Products
 
 
-@in_words("a second backward pass")
+@in_words("the derivatives that Gauss-Newton products take")
 def gauss_newton(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
     """``G v`` in place of ``H v``, 4 forward passes more a column where exact takes 6.
 
