@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .trees import dot, scalar_like, tree_map
+from .trees import dot, scalar_like, tree_map, where
 from .types import HParams, Params
 
 
@@ -122,9 +122,7 @@ def lagged(discount: Discount) -> Discount:
         state: LaggedState, hparams: HParams, outer_grads: Params, grads: Params
     ) -> LaggedState:
         moved = discount.update(state.inner, hparams, outer_grads, state.grads)
-        inner = tree_map(
-            lambda new, old: torch.where(state.started > 0, new, old), moved, state.inner
-        )
+        inner = where(state.started > 0, moved, state.inner)
         return LaggedState(inner.mu, inner, grads, torch.ones_like(state.started))
 
     return Discount(init, update)

@@ -33,8 +33,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .trees import norm, scalar_like, tree_map
-from .types import HParams, Params, PyTree
+from .trees import norm, scalar_like, tree_map, where
+from .types import HParams, Params
 
 REACH = 2.0
 RELAX = 2.0  # a loss that stays ten times as high as normal is taken for normal after six refusals
@@ -107,8 +107,8 @@ def learned(state: GuardState, verdict: Verdict, losses: Losses) -> GuardState:
     # what is not finite or only too long says nothing of what losses are normal
     # (not a choice between two numbers: torch 2.0 maps that over states with a warning)
     relaxed = state._replace(spread=torch.where(rise > most, RELAX * spread, spread))
-    state = chosen(verdict.blamed, relaxed, state)
-    return chosen(verdict.accepted, followed, state)
+    state = where(verdict.blamed, relaxed, state)
+    return where(verdict.accepted, followed, state)
 
 
 def _normal(state: GuardState, losses: Losses) -> tuple[Tensor, Tensor]:
@@ -130,8 +130,3 @@ def lowered(hparams: HParams, factor: Tensor, lowest: float) -> HParams:
     floor = max(lowest, torch.finfo(torch.float32).tiny)
     lr = tree_map(lambda lr: torch.minimum(lr, (factor * lr).clamp(min=floor)), hparams["lr"])
     return {**hparams, "lr": lr}
-
-
-def chosen(condition: Tensor, yes: PyTree, no: PyTree) -> PyTree:
-    """``yes`` where the 0-d ``condition`` holds, else ``no``, leaf by leaf."""
-    return tree_map(lambda a, b: torch.where(condition, a, b), yes, no)

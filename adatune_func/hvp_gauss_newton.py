@@ -21,7 +21,7 @@ from torch.func import grad, grad_and_value
 from .columns import over_columns
 from .functional import ModelLoss
 from .hvp import in_words
-from .recursion import Gradient
+from .recursion import Gradient, checked_scalar
 from .transforms import jvp, vjp
 from .trees import tree_map
 from .types import Batch, GradFn, Params, Products
@@ -37,15 +37,20 @@ def gauss_newton(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Pr
     Raises:
         TypeError: when the loss function does not show where the model ends and the criterion
             begins; what ``functionalize`` returns does, ``ModelLoss(model_fn, criterion)`` too.
+        ValueError: when the criterion is not a scalar.
     """
     model_fn, criterion, buffers = _parts(grad_fn)
     # One forward pass, hence one dropout mask, for everything below.
     output, pullback, moved = vjp(lambda p: model_fn(p, buffers, batch), params, has_aux=True)
-    slope, loss = grad_and_value(criterion)(output, batch)
+
+    def loss_of(output: Any) -> Tensor:
+        return checked_scalar(criterion(output, batch))
+
+    slope, loss = grad_and_value(loss_of)(output)
     push = vjp(lambda cotangent: pullback(cotangent)[0], tree_map(torch.zeros_like, output))[1]
 
     def product(column: Params) -> Params:
-        bend = jvp(lambda o: grad(criterion)(o, batch), (output,), (push(column)[0],))[1]
+        bend = jvp(grad(loss_of), (output,), (push(column)[0],))[1]
         return pullback(bend)[0]
 
     return pullback(slope)[0], over_columns(product, v), (loss, moved)

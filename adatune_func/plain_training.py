@@ -10,7 +10,7 @@ from torch import Tensor
 from . import snr
 from .optimizers import Optimizer
 from .recursion import Gradient, Inner, phi
-from .state import Info, Tuner, TunerState, initial, settle
+from .state import Info, Observed, Tuner, TunerState, initial, settle
 from .trees import all_finite, scalar_like, tree_map
 from .types import Batch, Buffers, HParams, LossFn, Params, Signal, is_a
 
@@ -55,9 +55,14 @@ def plain(
             u = phi(optimizer, grads, Inner(state.params, state.opt_state), state.hparams)
             candidate = state._replace(params=u.params, opt_state=u.opt_state, buffers=buffers)
             silent = tree_map(torch.zeros_like, state.hparams)
-            shown = (loss, loss, Signal(silent, silent), torch.zeros_like(loss))
-            faulty = ~all_finite(batch, loss, grads)
-            kept, info = settle(state, candidate, shown, faulty, None, None)
+            observed = Observed(
+                loss=loss,
+                val_loss=loss,
+                signal=Signal(silent, silent),
+                mu=torch.zeros_like(loss),
+                faulty=~all_finite(batch, loss, grads),
+            )
+            kept, info = settle(state, candidate, observed, None, None)
             count = state.hyper_state + 1  # null steps count, too: a schedule has an end
             if schedule is not None:
                 kept = kept._replace(hparams={**kept.hparams, "lr": schedule(count)})

@@ -54,14 +54,17 @@ class Gradient(NamedTuple):
                     f"loss_fn must return (loss, buffers), got {type(result).__name__}"
                 )
             loss, moved = result
-            if loss.ndim != 0:
-                raise ValueError(
-                    f"the loss must be a scalar, got shape {tuple(loss.shape)}; take its mean"
-                )
-            return loss, (loss, moved)
+            return checked_scalar(loss), (loss, moved)
 
         grads, (_, aux) = grad_and_value(scalar_loss, has_aux=True)(params)
         return grads, aux
+
+
+def checked_scalar(loss: Tensor) -> Tensor:
+    """``loss``, or a ValueError in words."""
+    if loss.ndim != 0:
+        raise ValueError(f"the loss must be a scalar, got shape {tuple(loss.shape)}; take its mean")
+    return loss
 
 
 def phi(optimizer: Optimizer, grads: Params, u: Inner, hparams: HParams) -> Inner:

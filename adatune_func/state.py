@@ -25,7 +25,7 @@ from .init_checks import checked_hparams, checked_params, checked_state, copied
 from .optimizers import Optimizer
 from .recursion import Inner
 from .snr import SnrState
-from .trees import all_finite, dot, scalar_like, tree_leaves, tree_map
+from .trees import all_finite, dot, scalar_like, tree_leaves, tree_map, where
 from .types import Buffers, HParams, Params, PyTree, Signal
 
 
@@ -86,6 +86,16 @@ def initial(
     )
 
 
+class Observed(NamedTuple):
+    """What a step saw, whatever becomes of its candidate; the first half of :class:`Info`."""
+
+    loss: Tensor
+    val_loss: Tensor
+    signal: Signal
+    mu: Tensor
+    faulty: Tensor  # bool, 0-d: a number of the batches, or of loss and gradient, is not finite
+
+
 class Outcome(NamedTuple):
     """How a candidate does on the outer loss; ``None`` where only the next step will know."""
 
@@ -96,8 +106,7 @@ class Outcome(NamedTuple):
 def settle(
     state: TunerState,
     candidate: TunerState,
-    shown: tuple[Tensor, Tensor, Signal, Tensor],
-    faulty: Tensor,
+    observed: Observed,
     outcome: Outcome | None,
     rule: HyperUpdate | None,
 ) -> tuple[TunerState, Info]:
@@ -105,7 +114,7 @@ def settle(
 
     ``rule`` is ``None`` where nothing is tuned: only a tuned lr is lowered.
     """
-    loss, val_loss, signal, mu = shown
+    loss, val_loss, signal, mu, faulty = observed
     finite = all_finite(candidate.params, candidate.buffers, candidate.opt_state, val_loss, outcome)
     rule = rule if "lr" in state.hparams else None
     guard_state, share = state.guard_state, torch.ones_like(loss)
@@ -118,14 +127,15 @@ def settle(
         guard_state = guard.learned(guard_state, verdict, losses)
     else:
         verdict = guard.judge(faulty, finite, share)
-    # A tangent that overflows says nothing of the candidate: it is forgotten, training goes on.
-    z = guard.chosen(all_finite(*candidate.z), candidate.z, tree_map(torch.zeros_like, candidate.z))
+    # A tangent that overflows says nothing of the candidate: all columns are forgotten, and
+    # training goes on.
+    z = where(all_finite(*candidate.z), candidate.z, tree_map(torch.zeros_like, candidate.z))
     ratio, snr_state = snr.update(state.snr_state, signal.cosine)
     refused = state
     if rule is not None:
         lowered = guard.lowered(state.hparams, verdict.factor, rule.lowest)
-        hparams = guard.chosen(verdict.blamed, lowered, state.hparams)
+        hparams = where(verdict.blamed, lowered, state.hparams)
         refused = state._replace(hparams=hparams)
-    kept = guard.chosen(verdict.accepted, candidate._replace(z=z, snr_state=snr_state), refused)
+    kept = where(verdict.accepted, candidate._replace(z=z, snr_state=snr_state), refused)
     info = Info(loss, val_loss, *signal, ratio, mu, verdict.accepted)
     return kept._replace(guard_state=guard_state), info

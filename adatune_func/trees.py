@@ -52,6 +52,11 @@ def tree_leaves(tree: PyTree) -> list[Any]:
     return leaves
 
 
+def where(condition: Tensor, yes: PyTree, no: PyTree) -> PyTree:
+    """``yes`` where the 0-d ``condition`` holds, else ``no``, leaf by leaf."""
+    return tree_map(lambda a, b: torch.where(condition, a, b), yes, no)
+
+
 def dot(a: PyTree, b: PyTree) -> Tensor:
     """``<a, b>`` over all leaves, 0-d."""
     pairs = zip(tree_leaves(a), tree_leaves(b), strict=True)

@@ -31,7 +31,7 @@ from .init_checks import check_bound
 from .optimizers import Optimizer, at_params
 from .recursion import Gradient, Inner, advance, hypergradient
 from .relative_rule import relative
-from .state import Info, Outcome, Tuner, TunerState, initial, settle
+from .state import Info, Observed, Outcome, Tuner, TunerState, initial, settle
 from .trees import all_finite, tree_leaves, tree_map
 from .types import Batch, Buffers, HParams, Hvp, LossFn, Params, Signal
 
@@ -121,21 +121,21 @@ def marthe(
     ) -> tuple[TunerState, Info]:
         grads, hz, loss, buffers = differentiate(state, batch)
         candidate = move(state, grads, hz, state.mu_state.mu)._replace(buffers=buffers)
-        at, before = (optimizer.judged(s.params, s.opt_state) for s in (candidate, state))
-        outer_grads, (val_loss, _) = Gradient(outer_loss_fn, buffers)(at, val_batch)
+        judged, before = (optimizer.judged(s.params, s.opt_state) for s in (candidate, state))
+        outer_grads, (val_loss, _) = Gradient(outer_loss_fn, buffers)(judged, val_batch)
         candidate, signal = tune(candidate, outer_grads, grads)
         faulty = ~all_finite(batch, val_batch, loss, grads)
-        shown = (loss, val_loss, signal, state.mu_state.mu)
-        came = Outcome(outer_grads, tree_map(torch.sub, at, before))
-        return settle(state, candidate, shown, faulty, came, hyper_update)
+        observed = Observed(loss, val_loss, signal, state.mu_state.mu, faulty)
+        outcome = Outcome(outer_grads, tree_map(torch.sub, judged, before))
+        return settle(state, candidate, observed, outcome, hyper_update)
 
     def next_batch_step(state: TunerState, batch: Batch) -> tuple[TunerState, Info]:
         grads, hz, loss, buffers = differentiate(state, batch)
         steered, signal = tune(state, grads, grads)
         candidate = move(steered, grads, hz, steered.mu_state.mu)._replace(buffers=buffers)
         faulty = ~all_finite(batch, loss, grads)
-        shown = (loss, loss, signal, candidate.mu_state.mu)
-        return settle(state, candidate, shown, faulty, None, hyper_update)
+        observed = Observed(loss, loss, signal, candidate.mu_state.mu, faulty)
+        return settle(state, candidate, observed, None, hyper_update)
 
     def step(state: TunerState, batch: Batch, val_batch: Batch = None) -> tuple[TunerState, Info]:
         if outer == "validation" and val_batch is None:

@@ -120,6 +120,18 @@ def test_a_loss_of_the_wrong_form(loss_fn, words):
         tuner.step(start(problem, tuner, {"lr": 0.1}), *problem.batches[0])
 
 
+@pytest.mark.parametrize("hvp", [atf.exact, atf.gauss_newton])
+def test_a_criterion_that_keeps_its_samples_apart(hvp):
+    loss_fn, params, _ = atf.functionalize(
+        nn.Linear(6, 5), lambda output, target: F.cross_entropy(output, target, reduction="none")
+    )
+    tuner = atf.marthe(loss_fn, atf.sgd(), hvp=hvp)
+    state = tuner.init(params, {"lr": 0.1})
+    batch = (torch.randn(3, 6), torch.tensor([0, 1, 2]))
+    with pytest.raises(ValueError, match=r"the loss must be a scalar, got shape \(3,\)"):
+        tuner.step(state, batch, batch)
+
+
 class Attention(nn.Module):
     def __init__(self):
         super().__init__()
