@@ -46,6 +46,7 @@ def draw(folder: Path) -> None:
             axes.plot(x, [max(line[f"snr_{name}"], 1e-3) for line in steps], label=name, lw=0.8)
         axes.axhline(0.07, color="0.6", ls="--", label="noise alone")
         axes.set(title="signal to noise of hypergradients", xlabel="step", yscale="log")
+        axes.set_ylim(0.03, 30)  # the first step has no noise yet
         axes.legend(frameon=False)
     for axes in (loss, accuracy, hparams, *more):
         axes.grid(alpha=0.3)
