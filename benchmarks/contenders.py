@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
@@ -26,13 +27,10 @@ BASELINES: dict[str, Callable[[float, int], schedules.Schedule]] = {
     "staircase": lambda lr, steps: schedules.staircase(lr, every=-(-steps // 3), decay=0.1),
 }
 
-#: Hyper-learning-rates of the additive rule by optimizer: of the order that Baydin et al. 2018 use
-#: for hd; those of the others are set by hand and were not searched.
-HYPER_LR = {
-    "hd": {"sgd": 1e-3, "adamw": 1e-7},
-    "rtho": {"sgd": 1e-4, "adamw": 1e-8},
-    "marthe_additive": {"sgd": 1e-4, "adamw": 1e-8},
-}
+#: Methods by the papers' rule. Their hyper-learning-rate is searched before each run, on its first
+#: batches and from its start; alpha is 0.
+ADDITIVE = ("hd", "rtho", "marthe_additive")
+SEARCH_STEPS = 200
 
 
 def _averaged(loss_fn: Any, optimizer: atf.Optimizer) -> atf.Tuner:
@@ -78,6 +76,11 @@ def trainer(method: str, optimizer: str, task: Task, steps: int, together: bool)
         for model, start in zip(models, starts, strict=True):
             _, params, buffers = atf.functionalize(model, F.cross_entropy)
             states.append(tuner.init(params, {"lr": start, **more}, buffers))
+        if method in ADDITIVE:
+            pairs = iter(pairs)
+            first = list(itertools.islice(pairs, min(steps, SEARCH_STEPS)))
+            states = [searched(tuner, state, first) for state in states]
+            pairs = itertools.chain(first, pairs)
         schedule = BASELINES.get(method)
         plans = [schedule(start, steps) for start in starts] if schedule else []
         state, paths, refused = run(step if mapped else _alone(step), states, plans, steps, pairs)
@@ -89,6 +92,13 @@ def trainer(method: str, optimizer: str, task: Task, steps: int, together: bool)
         ]
 
     return train
+
+
+def searched(tuner: atf.Tuner, state: atf.TunerState, batches: Sequence[Any]) -> atf.TunerState:
+    """``state`` with the largest hyper-learning-rate of the additive rule that is stable there."""
+    found = search.find_hyper_lr(tuner, state, batches, adapt=False)
+    rule = atf.additive(found.hyper_lr)
+    return state._replace(hyper_state=rule.init(state.hparams))
 
 
 def run(
@@ -115,8 +125,7 @@ def run(
 def _tuner(method: str, optimizer: str, loss_fn: Any) -> atf.Tuner:
     if method in BASELINES:
         return atf.plain(loss_fn, OPTIMIZERS[optimizer])
-    rule = HYPER_LR.get(method)
-    options = {} if rule is None else {"hyper_update": atf.additive(rule[optimizer])}
+    options = {"hyper_update": atf.additive(0.0)} if method in ADDITIVE else {}
     return TUNERS[method](loss_fn, OPTIMIZERS[optimizer], **options)
 
 

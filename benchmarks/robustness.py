@@ -33,11 +33,11 @@ SHOWN = (*KEYS, "accuracy", "last_lr", "refused", "seconds")
 
 #: The figure compares methods; what else marthe may tune or save is for tables.
 PLOTTED = (
+    "marthe",
     *BASELINES,
     "hd",
     "rtho",
     "marthe_additive",
-    "marthe",
     "marthe_averaged",
     *rivals.PACKAGES,
 )
@@ -127,10 +127,10 @@ def plot(args: argparse.Namespace) -> None:
             its = [x for x in lines if (x["method"], x["optimizer"]) == (method, optimizer)]
             if not its:
                 continue
-            style: dict[str, Any] = {"lw": 1.2, "color": f"C{number}"}
+            style: dict[str, Any] = {"lw": 3, "zorder": 5, "color": "black"}
+            if number:  # all but the first, which is ours
+                style = {"lw": 1.2, "color": f"C{number - 1}"}
             style["ls"] = "--" if method in rivals.PACKAGES else "-"
-            if method == "marthe":
-                style |= {"lw": 3, "zorder": 5, "color": "black"}
             x, y = ([line[key] for line in its] for key in ("start", "mean"))
             (labelled[method],) = axis.plot(x, y, marker="o", ms=3.5, **style)
         axis.set(xscale="log", xlabel="start", title=f"{args.task}, {optimizer}")
