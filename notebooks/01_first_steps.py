@@ -99,9 +99,9 @@ for lr, state in zip(constants, atf.search.unstack(sweep.state), strict=True):
     print(f"constant {lr:<8g} {accuracy(state):6.1%}")
 
 # %% [markdown]
-# The black dots are null steps. Where a step would make the validation loss explode, the state
-# stays as it was, lr is lowered, and `info.accepted` is False. A start that is far too high is
-# left that way.
+# The black dots are null steps. Where a step is too long for the weights, or would make the
+# validation loss explode, the state stays as it was, lr is lowered, and `info.accepted` is False.
+# A start that is far too high is left that way.
 
 # %%
 state, infos, lrs = train(atf.marthe(loss_fn, sgd), {"lr": 100.0})
