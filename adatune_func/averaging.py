@@ -32,8 +32,9 @@ def averaged(optimizer: Optimizer, window: float = 20.0) -> Optimizer:
     batches' gradients, stay at w. One more copy of the parameters and one of their tangent.
 
     For networks with BatchNorm, where lr falls too early else (``benchmarks/LOG.md``, "Judged at an
-    average"). Take the outermost place, ``averaged(clip_grads(sgd(), 1.0))``, where ``averages``
-    looks for the model to use: ``write_back(model, averages(state))``.
+    average"; in one run of 42 there, with AdamW, it rose too far). Take the outermost place,
+    ``averaged(clip_grads(sgd(), 1.0))``, where ``averages`` looks for the model to use:
+    ``write_back(model, averages(state))``.
 
     Args:
         window: of how many steps about, at least 1; 1 is w itself. A long one sees too late that

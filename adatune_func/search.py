@@ -35,7 +35,7 @@ def find_hyper_lr(
     loop: bool = False,
     wrap: Callable[[Any], Any] = lambda step: step,
 ) -> Found:
-    """The largest hyper-learning-rate, then the largest alpha, with which short runs stay stable.
+    """The hyper-learning-rate, then the alpha, a step below the largest that short runs stand.
 
     A run with hyper-lr 0 gives the scale of each hypergradient, and the search is over ratios
     without units, so that it needs no range from you and is the same for SGD and Adam:
@@ -46,10 +46,10 @@ def find_hyper_lr(
     Each round restarts all runs from ``state``. A run is stable when no more than a twentieth of
     its steps are null, its loss is finite and no hyperparameter that started above 0 ends there; of
     the stable ones whose validation loss at the end is within ``slack`` of the lowest, the largest
-    is taken. Each round has 0 among its ratios: where nothing helps, the answer is 0. β drifts by α
-    for as long as a run lasts, so a tenth of the largest stable α is returned. What is stable for
-    the steps of the search need not be for a longer run (``benchmarks/LOG.md`` has a case): let it
-    see several times 1 / (1 - mu).
+    is taken. Each round has 0 among its ratios: where nothing helps, the answer is 0. Other batches
+    may be less kind, so a third of the largest stable β is returned; β drifts by α for as long as a
+    run lasts, so a tenth of the largest stable α. What is stable for the steps of the search need
+    not be for a longer run (``benchmarks/LOG.md``): let it see several times 1 / (1 - mu).
 
     Args:
         tuner: with the additive rule, of any hyper_lr.
@@ -104,7 +104,7 @@ def find_hyper_lr(
     if ratio == 0:
         return Found(betas(0.0), 0.0, rows)
     center = math.log10(ratio)
-    ratio = search(center - gap, center + gap, lambda r: (betas(r), 0.0))
+    ratio = search(center - gap, center + gap, lambda r: (betas(r), 0.0)) / 3
     if not adapt or ratio == 0:
         return Found(betas(ratio), 0.0, rows)
     unit = min(betas(ratio)[name] / (h * eta) for name, (eta, h) in scale.items())
