@@ -185,9 +185,10 @@ def test_the_search_is_a_table(found):
     )
     first = found.table[:8]
     assert first[0]["ratio"] == 0 and first[0]["stable"]
-    largest = pytest.approx(3 * found.hyper_lr["lr"])
-    assert any(row["hyper_lr.lr"] == largest for row in found.table[8:16])
-    assert found.alpha in [0.1 * row["alpha"] for row in found.table[16:]]
+    thrice = pytest.approx(3 * found.hyper_lr["lr"], rel=1e-4)
+    assert any(row["hyper_lr.lr"] == thrice for row in found.table[8:16])
+    tenfold = pytest.approx(10 * found.alpha)
+    assert any(row["alpha"] == tenfold for row in found.table[16:])
 
 
 def test_the_largest_stable_ratio_near_the_best_is_taken():
