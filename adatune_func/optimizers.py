@@ -107,6 +107,9 @@ def adam(
     w ← w - lr · m/(1 - β₁ᵗ) / (√(v/(1 - β₂ᵗ)) + eps)``.
     Hyperparameters: lr, beta1, beta2, eps, weight_decay. Its Jacobian reaches 1/eps where v is
     small: an eps of 1e-4 or so keeps tangents tame. Source: Kingma & Ba 2015, arXiv 1412.6980.
+
+    Raises:
+        ValueError: for a beta outside [0, 1).
     """
 
     def update(
@@ -132,6 +135,9 @@ def adamw(
     As :func:`adam` without decay in the gradient; the step adds ``-lr·weight_decay·w``.
     Hyperparameters: lr, beta1, beta2, eps, weight_decay. Source: Loshchilov & Hutter 2019,
     arXiv 1711.05101.
+
+    Raises:
+        ValueError: for a beta outside [0, 1).
     """
 
     def update(
@@ -147,6 +153,9 @@ def adamw(
 def _adam_hparams(
     lr: float, beta1: float, beta2: float, eps: float, weight_decay: float
 ) -> dict[str, float]:
+    for name, beta in (("beta1", beta1), ("beta2", beta2)):
+        if not 0 <= beta < 1:  # at 1 the correction of the bias divides by 0
+            raise ValueError(f"{name} must lie in [0, 1), got {beta}")
     return {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
 
 

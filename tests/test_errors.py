@@ -73,6 +73,13 @@ def test_a_bound_that_lets_nothing_through_is_refused(wrap, bound):
         wrap(wrapped, bound)
 
 
+@pytest.mark.parametrize("make", [atf.adam, atf.adamw])
+def test_a_beta_that_divides_by_zero_is_refused(make):
+    for options in ({"beta2": 1.0}, {"beta1": -0.1}):
+        with pytest.raises(ValueError, match=r"must lie in \[0, 1\), got"):
+            make(**options)
+
+
 def test_a_schedule_of_floats_is_refused():
     problem = tanh_mlp()
     of_floats: Any = lambda t: 0.1  # noqa: E731  # what a type checker would refuse, too
