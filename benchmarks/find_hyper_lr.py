@@ -4,8 +4,9 @@
     python benchmarks/find_hyper_lr.py --draw      the figure again, from the JSON
 
 Tasks on scikit-learn's digits; MARTHE with the additive rule from a learning rate that is too low.
-The search sees runs from the same start on other batches. The grid by hand is a decade wide at each step and every run of it
-is as long as the final one; its best by test accuracy is the most a human could have found.
+The search sees runs from the same start on other batches. The grid by hand is a decade wide at each
+step and every run of it is as long as the final one; its best by test accuracy is the most a human
+could have found.
 """
 
 from __future__ import annotations
@@ -138,6 +139,7 @@ def draw() -> None:
         bottom.set_xlabel("hyper-lr")
         for axis in (top, bottom):
             axis.set_xscale("log")
+            axis.locator_params(axis="x", numticks=6)
             axis.axvline(task["hyper_lr"], color="tab:red", lw=0.8)
             axis.grid(alpha=0.3)
         bottom.sharex(top)
