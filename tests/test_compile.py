@@ -70,9 +70,12 @@ def test_compiled_equals_eager_through_aot_autograd(hparams):
     compare(tuner, problem, hparams, "aot_eager", 1e-10)
 
 
-@pytest.mark.parametrize(("optimizer", "dtype"), [("sgd_nesterov", "float32"), ("adam", "float64")])
-def test_compiled_equals_eager_through_inductor(optimizer, dtype):
-    problem = conv_batchnorm(dtype=getattr(torch, dtype))
+@pytest.mark.parametrize(
+    ("optimizer", "make", "dtype"),
+    [("adam", tanh_mlp, "float32"), ("sgd_nesterov", conv_batchnorm, "float64")],
+)
+def test_compiled_equals_eager_through_inductor(optimizer, make, dtype):
+    problem = make(dtype=getattr(torch, dtype))
     tuner = METHODS["marthe_adaptive"](problem.loss_fn, OPTIMIZERS[optimizer], atf.exact)
     tolerance = 1e-5 if dtype == "float32" else 1e-10
     compare(tuner, problem, {"lr": 0.05}, "inductor", tolerance)
