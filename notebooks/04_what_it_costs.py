@@ -68,16 +68,20 @@ for case, rows in cases.items():
 
 # %% [markdown]
 # One picture for each network and machine, cheap methods on top. Left: time over the compiled
-# plain step, the line in each bar is the floor by counting matrix work. Right: the cosine of Z with
-# the exact Z, at several learning rates. Good is short on the left and far right on the right.
+# plain step, the line in each bar is the floor by counting matrix work. Right, where it was
+# measured: the cosine of Z with the exact Z, at several learning rates. Good is short on the left
+# and far right on the right.
 
 
 # %%
 def draw(case, rows):
     rows = sorted(rows, key=lambda row: -row["ratio"])
     by_lr = [cosines.get((row["network"], strategy_of(row["method"])), {}) for row in rows]
-    size = (9, 1.2 + 0.3 * len(rows))
-    figure, (left, right) = plt.subplots(1, 2, figsize=size, sharey=True)
+    panels = 2 if any(by_lr) else 1
+    figure, axes = plt.subplots(
+        1, panels, figsize=(4.5 * panels, 1.2 + 0.3 * len(rows)), sharey=True, squeeze=False
+    )
+    left, right = axes[0, 0], axes[0, -1]
     y = range(len(rows))
     left.barh(y, [row["ratio"] for row in rows], color="C4", height=0.6)
     floors = [(k, row["floor"]) for k, row in enumerate(rows) if row.get("floor")]
@@ -89,12 +93,12 @@ def draw(case, rows):
         points = [(line[lr], row) for row, line in enumerate(by_lr) if lr in line]
         if points:
             right.plot(*zip(*points, strict=True), "o", color=color, label=f"lr {lr:g}")
-    right.set(title="cosine of Z", xlim=(-0.05, 1.05))
     if any(by_lr):
+        right.set(title="cosine of Z", xlim=(-0.05, 1.05))
         right.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    else:
-        right.text(0.5, len(rows) / 2 - 0.5, "not measured", ha="center", va="center")
-    figure.suptitle(f"{case[0]}, {case[1]}, batch {case[3]}" + ", bfloat16" * bool(case[4]))
+    network, device, _, batch_size, autocast, channels_last, threads = case
+    extras = ", bfloat16" * bool(autocast) + ", channels_last" * bool(channels_last)
+    figure.suptitle(f"{network}, {device}, {threads} threads, batch {batch_size}" + extras)
     plt.show()
 
 
