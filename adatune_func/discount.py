@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .init_checks import check_kind
 from .trees import dot, scalar_like, tree_map, where
 from .types import HParams, Params
 
@@ -54,10 +55,11 @@ def constant(mu: float) -> Discount:
     A tangent of age a weighs muᵃ, so the horizon is about 1 / (1 - mu) steps.
 
     Raises:
-        ValueError: at init, when mu is outside [0, 1].
+        ValueError, TypeError: at init, when mu is outside [0, 1] or no number.
     """
 
     def init(params: Params, hparams: HParams) -> ConstantState:
+        check_kind("mu", mu, (int, float), "a number in [0, 1] or a Discount such as adaptive()")
         if not 0.0 <= mu <= 1.0:
             raise ValueError(f"mu must lie in [0, 1], got {mu}")
         return ConstantState(scalar_like(params, mu))

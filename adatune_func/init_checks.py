@@ -13,6 +13,14 @@ from .trees import scalar_like, tree_leaves, tree_map
 from .types import HParams, Params, PyTree, is_a
 
 
+def check_kind(name: str, value: Any, kind: Any, examples: str) -> None:
+    """Raise TypeError unless ``value`` is a ``kind``: a factory that was not called, for one."""
+    if not is_a(value, kind):
+        what = f"{_kind(value)} {getattr(value, '__qualname__', '')}".strip()
+        hint = "; is it to be called?" if callable(value) else ""
+        raise TypeError(f"{name} must be {examples}, got {what}{hint}")
+
+
 def checked_params(params: Params) -> Params:
     """A detached copy of ``params``; every leaf has to be a floating-point tensor."""
     leaves = tree_leaves(params)

@@ -21,7 +21,7 @@ from torch import Tensor
 from . import columns, guard, snr
 from .guard import GuardState
 from .hyper_update import HyperUpdate
-from .init_checks import checked_hparams, checked_params, checked_state, copied
+from .init_checks import check_kind, checked_hparams, checked_params, checked_state, copied
 from .optimizers import Optimizer
 from .recursion import Inner
 from .snr import SnrState
@@ -69,6 +69,7 @@ def initial(
     optimizer: Optimizer, params: Params, hparams: HParams, buffers: Buffers | None
 ) -> TunerState:
     """A state before the first step, all checks done; the states of mu and of the rule are ()."""
+    check_kind("optimizer", optimizer, Optimizer, "an Optimizer such as sgd() or adam()")
     params = checked_params(params)
     hparams = checked_hparams(hparams, optimizer, params)
     opt_state = checked_state(optimizer.init(params))

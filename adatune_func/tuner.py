@@ -19,6 +19,7 @@ and with "next_batch", where each training batch is the outer sample of the step
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -27,7 +28,7 @@ from torch import Tensor
 from .discount import Discount, constant, lagged
 from .hvp import exact, no_curvature
 from .hyper_update import HyperUpdate
-from .init_checks import check_bound
+from .init_checks import check_bound, check_kind
 from .optimizers import Optimizer, at_params
 from .recursion import Gradient, Inner, advance, hypergradient
 from .relative_rule import relative
@@ -90,6 +91,8 @@ def marthe(
             raise ValueError('val_loss_fn is never called with outer="next_batch": leave it out')
         if clip_outer is not None:
             check_bound("clip_outer", clip_outer)
+        check_kind("hyper_update", hyper_update, HyperUpdate, "relative(), additive() or another")
+        check_kind("hvp", hvp, Callable, "a function such as exact or finite_difference()")
         state = initial(optimizer, params, hparams, buffers)
         return state._replace(
             mu_state=discount.init(state.params, state.hparams),

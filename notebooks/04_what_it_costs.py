@@ -55,7 +55,7 @@ for network in {row["network"] for row in speed["rows"]}:
     known = {lr for (name, _), by_lr in cosines.items() if name == network for lr in by_lr}
     cosines[network, "exact"] = dict.fromkeys(known, 1.0)  # by definition
 
-CASE = ("network", "device", "optimizer", "batch_size", "autocast", "channels_last", "threads")
+CASE = ("network", "optimizer", "device", "batch_size", "autocast", "channels_last", "threads")
 cases = defaultdict(list)
 for row in speed["rows"]:
     cases[tuple(row.get(name) for name in CASE)].append(row)
@@ -67,46 +67,74 @@ for case, rows in cases.items():
         print(f"  {row['method']:50s} {row['ratio']:5.2f}  {found}")
 
 # %% [markdown]
-# One picture for each network and machine, cheap methods on top. Left: time over the compiled
-# plain step, the line in each bar is the floor by counting matrix work. Right, where it was
-# measured: the cosine of Z with the exact Z, at several learning rates. Good is short on the left
-# and far right on the right.
-
+# The price: time of a step over that of the compiled plain step, cheap methods on top. The line in
+# each bar is the floor by counting matrix work; whoever is below it does less than counted or
+# stands beside a slow plain step.
 
 # %%
-def draw(case, rows):
+drawn = {
+    case: [row for row in rows if strategy_of(row["method"]) in {s for _, s in cosines}]
+    for case, rows in cases.items()
+    if case[1] == "sgd" and case[-1] == max(other[-1] for other in cases)
+}
+figure, axes = plt.subplots(
+    -(-len(drawn) // 2), 2, figsize=(9, 1.2 * len(drawn)), layout="constrained", squeeze=False
+)
+for axis, (case, rows) in zip(axes.flat, drawn.items(), strict=False):
     rows = sorted(rows, key=lambda row: -row["ratio"])
-    by_lr = [cosines.get((row["network"], strategy_of(row["method"])), {}) for row in rows]
-    panels = 2 if any(by_lr) else 1
-    figure, axes = plt.subplots(
-        1, panels, figsize=(4.5 * panels, 1.2 + 0.3 * len(rows)), sharey=True, squeeze=False
-    )
-    left, right = axes[0, 0], axes[0, -1]
-    y = range(len(rows))
-    left.barh(y, [row["ratio"] for row in rows], color="C4", height=0.6)
-    floors = [(k, row["floor"]) for k, row in enumerate(rows) if row.get("floor")]
-    left.plot([floor for _, floor in floors], [k for k, _ in floors], "k|", markersize=10)
-    left.set(title="time over the plain step", yticks=y, xlim=(0, None))
-    left.set_yticklabels([row["method"] for row in rows])
-    for k, lr in enumerate(rates):
-        color = plt.colormaps["viridis"](k / len(rates))
-        points = [(line[lr], row) for row, line in enumerate(by_lr) if lr in line]
-        if points:
-            right.plot(*zip(*points, strict=True), "o", color=color, label=f"lr {lr:g}")
-    if any(by_lr):
-        right.set(title="cosine of Z", xlim=(-0.05, 1.05))
-        right.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    network, device, _, batch_size, autocast, channels_last, threads = case
+    axis.barh([row["method"] for row in rows], [row["ratio"] for row in rows], 0.6, color="C4")
+    axis.plot([row["floor"] for row in rows], range(len(rows)), "k|", markersize=8)
+    network, _, device, batch_size, autocast, channels_last, _ = case
     extras = ", bfloat16" * bool(autocast) + ", channels_last" * bool(channels_last)
-    figure.suptitle(f"{network}, {device}, {threads} threads, batch {batch_size}" + extras)
-    plt.show()
+    axis.set_title(f"{network}, {device}, batch {batch_size}{extras}", fontsize=9)
+    axis.set_xlim(0, 5)
+    axis.tick_params(labelsize=7)
+for axis in axes.flat[len(drawn) :]:
+    axis.remove()
+plt.show()
 
+# %% [markdown]
+# What it buys: the median cosine of $Z$ with the exact $Z$, at several learning rates. `_smooth` is
+# the network with GELU for ReLU and average for max-pooling.
 
-for case, rows in cases.items():
-    if case[CASE.index("optimizer")] == "sgd":  # the cosines are along runs with SGD
-        ours = [row for row in rows if strategy_of(row["method"]) in {s for _, s in cosines}]
-        if ours:
-            draw(case, ours)
+# %%
+networks = sorted({row["network"] for row in curvature["rows"]})
+shown = ["no_curvature", *dict.fromkeys(STRATEGIES.values()), "gauss_newton", "exact on 1/2"]
+shown = [name for name in reversed(dict.fromkeys(shown)) if name != "exact"]
+figure, axes = plt.subplots(1, len(networks), figsize=(9, 2.4), sharey=True, layout="constrained")
+for axis, network in zip(axes, networks, strict=True):
+    for k, lr in enumerate(rates):
+        points = [(cosines[network, name].get(lr), y) for y, name in enumerate(shown)]
+        points = [point for point in points if point[0] is not None]
+        if points:
+            color = plt.colormaps["viridis"](k / len(rates))
+            axis.plot(*zip(*points, strict=True), "o", color=color, label=f"lr {lr:g}")
+    axis.set_title(network, fontsize=9)
+    axis.set(xlim=(-0.05, 1.08), yticks=range(len(shown)), yticklabels=shown)
+    axis.tick_params(labelsize=7)
+figure.legend(*axes[networks.index("mlp")].get_legend_handles_labels(), loc="outside right")
+plt.show()
+
+# %% [markdown]
+# Both at once, for the MLP at lr 0.01: with ReLU and, taking the same times, with GELU. Good is top
+# left. With kinks, finite differences (`smooth`) buy nothing; without, nothing beats them.
+
+# %%
+(times,) = [rows for case, rows in drawn.items() if case[0] == "mlp"]
+figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharex=True, sharey=True)
+for axis, network in zip(axes, ("mlp", "mlp_smooth"), strict=True):
+    cosines[network, "exact"] = dict.fromkeys(rates, 1.0)
+    for row in times:
+        cosine = cosines[network, strategy_of(row["method"])].get(0.01)
+        if cosine is not None:
+            axis.plot(row["ratio"], cosine, "o", color="C4")
+            at = row["ratio"], cosine
+            axis.annotate(
+                row["method"], at, (2, 3), textcoords="offset points", rotation=40, fontsize=7
+            )
+    axis.set(title=network, xlabel="time over the plain step", xlim=(1, 2.7), ylim=(-0.05, 1.5))
+axes[0].set(ylabel="cosine of Z", yticks=(0, 0.25, 0.5, 0.75, 1))
+plt.show()
 
 # %% [markdown]
 # An error in one product is carried through all later steps, and the larger lr the more it is
