@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -117,11 +118,19 @@ def _batches(name: str, arguments: Any) -> Iterator[Any]:
 def _compare(
     z: Any, info: atf.Info, exact_z: Any, exact_info: atf.Info
 ) -> tuple[float, float, float]:
-    """Cosine and ratio of norms of Z^w with the exact one, relative error of h."""
+    """Cosine and ratio of norms of Z^w with the exact one, relative error of h.
+
+    A Z that overflowed points nowhere: cosine 0, and the others infinite.
+    """
     one, two = norm(z.params), norm(exact_z.params)
     h, exact_h = info.hypergrads["lr"], exact_info.hypergrads["lr"]
     cosine = dot(z.params, exact_z.params) / (one * two)
-    return float(cosine), float(one / two), float((h - exact_h).abs() / exact_h.abs())
+    error = (h - exact_h).abs() / exact_h.abs()
+    return (
+        float(cosine.nan_to_num(0.0)),
+        float((one / two).nan_to_num(math.inf, math.inf)),
+        float(error.nan_to_num(math.inf, math.inf)),
+    )
 
 
 def _summary(seen: Sequence[tuple[float, float, float]]) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -33,16 +34,17 @@ def provenance(arguments: Mapping[str, Any], device: str = "cpu") -> dict[str, A
 def merge(path: Path, rows: Sequence[Mapping[str, Any]], keys: Sequence[str], run: Any) -> None:
     """Write ``rows`` into the file at ``path``; a row with the same ``keys`` is replaced.
 
-    Each row points to the run it comes from by its number in ``runs``.
+    Each row points to the run it comes from by its number in ``runs``. JSON has neither NaN nor
+    infinity: what diverged is null.
     """
     known = json.loads(path.read_text()) if path.exists() else {"runs": [], "rows": []}
     number = len(known["runs"])
-    fresh = [{**row, "run": number} for row in rows]
+    fresh = [{**_finite(row), "run": number} for row in rows]
     replaced = {tuple(row[key] for key in keys) for row in fresh}
     kept = [row for row in known["rows"] if tuple(row.get(key) for key in keys) not in replaced]
     known = {"runs": [*known["runs"], run], "rows": [*kept, *fresh]}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, json.dumps(known, indent=1) + "\n")
+    write(path, json.dumps(known, indent=1, allow_nan=False) + "\n")
 
 
 def write(path: Path, text: str) -> None:
@@ -57,6 +59,14 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     lines = [[_cell(row.get(column)) for column in columns] for row in rows]
     head = [list(columns), ["---"] * len(columns)]
     return "\n".join("| " + " | ".join(line) + " |" for line in [*head, *lines])
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(its) for key, its in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(its) for its in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _cell(value: Any) -> str:

@@ -101,11 +101,12 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     cells = sorted({tuple(row[key] for key in KEYS[:3]) for row in rows})
     for cell in cells:
         there = [row for row in rows if tuple(row[key] for key in KEYS[:3]) == cell]
-        accuracies = [row["accuracy"] for row in there]
+        accuracies, losses = ([row[key] for row in there] for key in ("accuracy", "loss"))
+        loss = None if None in losses else sum(losses) / len(losses)  # one of them diverged
         lines.append(
             dict(zip(KEYS[:3], cell, strict=True))
             | {"mean": sum(accuracies) / len(accuracies), "worst": min(accuracies)}
-            | {"loss": sum(row["loss"] for row in there) / len(there), "seeds": len(there)}
+            | {"loss": loss, "seeds": len(there)}
             | {"seconds": sum(row["seconds"] for row in there) / len(there)}
         )
     return lines

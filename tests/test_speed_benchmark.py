@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 
 import pytest
 import torch
@@ -50,6 +51,26 @@ def test_speed_in_parts_is_merged_into_one_file(tmp_path, capsys):
     assert next(row for row in results["rows"] if row["method"] == "exact")["run"] == 1
     assert results["runs"][1]["torch"] == torch.__version__
     assert "| exact |" in capsys.readouterr().out
+
+
+def test_results_are_json_that_any_reader_takes(tmp_path):
+    path, row = tmp_path / "some.json", {"seed": 0, "loss": math.nan, "lrs": [math.inf, 1.0]}
+    record.merge(path, [row], ["seed"], {})
+    assert json.loads(path.read_text())["rows"] == [
+        {"seed": 0, "loss": None, "lrs": [None, 1.0], "run": 0}
+    ]
+    for kept in record.RESULTS.glob("*.json"):
+        json.loads(kept.read_text(), parse_constant=lambda name, kept=kept: pytest.fail(f"{kept}"))
+
+
+def test_an_overflowed_z_points_nowhere():
+    problem = tanh_mlp()
+    state = atf.marthe(problem.loss_fn, atf.sgd()).init(problem.params, {"lr": 0.1})
+    info = atf.Info(*[{"lr": torch.ones(())}] * len(atf.Info._fields))
+    lost = state.z._replace(params={name: z + math.inf for name, z in state.z.params.items()})
+    there = state.z._replace(params={name: z + 1 for name, z in state.z.params.items()})
+    assert curvature._compare(there, info, there, info) == (pytest.approx(1.0), 1.0, 0.0)
+    assert curvature._compare(lost, info, there, info) == (0.0, math.inf, 0.0)
 
 
 @pytest.mark.usefixtures("interpreted")
