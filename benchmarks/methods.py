@@ -44,11 +44,9 @@ def functional(
     return build
 
 
-def marthe(hvp: Any = atf.exact, outer: Any = "validation", compiled: bool = True) -> Any:
+def marthe(hvp: Any = atf.exact, *, compiled: bool = True, **arguments: Any) -> Any:
     return functional(
-        lambda loss_fn, optimizer: atf.marthe(
-            loss_fn, optimizer, hyper_update=RULE, hvp=hvp, outer=outer
-        ),
+        lambda loss_fn, o: atf.marthe(loss_fn, o, hyper_update=RULE, hvp=hvp, **arguments),
         compiled=compiled,
     )
 
@@ -91,10 +89,10 @@ METHODS: dict[str, Method] = {
     "balanced": Method(marthe(**atf.presets["balanced"]), 11 / 6),
     "smooth": Method(marthe(**atf.presets["smooth"]), 2.0),
     "fast": Method(marthe(**atf.presets["fast"]), 29 / 24),
-    "exact on 1/2, next batch": Method(marthe(_part(2), "next_batch"), 7 / 3),
+    "exact on 1/2, next batch": Method(marthe(_part(2), outer="next_batch"), 7 / 3),
     "exact in 4 parts": Method(marthe(atf.accumulate(atf.exact, 4)), 4.0),
     "exact on 1/4": Method(marthe(_part(4)), 8 / 3),
     "exact on 1/4, validation on 1/4": Method(quarter_validation(_part(4)), 23 / 12),
-    "exact on 1/4, next batch": Method(marthe(_part(4), "next_batch"), 5 / 3),
-    "exact on 1/8, next batch": Method(marthe(_part(8), "next_batch"), 4 / 3),
+    "exact on 1/4, next batch": Method(marthe(_part(4), outer="next_batch"), 5 / 3),
+    "exact on 1/8, next batch": Method(marthe(_part(8), outer="next_batch"), 4 / 3),
 }

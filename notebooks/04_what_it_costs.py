@@ -98,11 +98,14 @@ plt.show()
 # the network with GELU for ReLU and average for max-pooling.
 
 # %%
-networks = sorted({row["network"] for row in curvature["rows"]})
+networks = sorted({row["network"].removesuffix("_smooth") for row in curvature["rows"]})
+networks += [f"{network}_smooth" for network in networks]
 shown = ["no_curvature", *dict.fromkeys(STRATEGIES.values()), "gauss_newton", "exact on 1/2"]
 shown = [name for name in reversed(dict.fromkeys(shown)) if name != "exact"]
-figure, axes = plt.subplots(1, len(networks), figsize=(9, 2.4), sharey=True, layout="constrained")
-for axis, network in zip(axes, networks, strict=True):
+figure, axes = plt.subplots(
+    2, len(networks) // 2, figsize=(9, 4.2), sharex=True, sharey=True, layout="constrained"
+)
+for axis, network in zip(axes.flat, networks, strict=True):
     for k, lr in enumerate(rates):
         points = [(cosines[network, name].get(lr), y) for y, name in enumerate(shown)]
         points = [point for point in points if point[0] is not None]
@@ -110,9 +113,9 @@ for axis, network in zip(axes, networks, strict=True):
             color = plt.colormaps["viridis"](k / len(rates))
             axis.plot(*zip(*points, strict=True), "o", color=color, label=f"lr {lr:g}")
     axis.set_title(network, fontsize=9)
-    axis.set(xlim=(-0.05, 1.08), yticks=range(len(shown)), yticklabels=shown)
+    axis.set(xlim=(-0.12, 1.08), yticks=range(len(shown)), yticklabels=shown)
     axis.tick_params(labelsize=7)
-figure.legend(*axes[networks.index("mlp")].get_legend_handles_labels(), loc="outside right")
+figure.legend(*axes.flat[networks.index("mlp")].get_legend_handles_labels(), loc="outside right")
 plt.show()
 
 # %% [markdown]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from typing import Any, cast
 
 import pytest
 import torch
@@ -66,7 +67,7 @@ def test_results_are_json_that_any_reader_takes(tmp_path):
 def test_an_overflowed_z_points_nowhere():
     problem = tanh_mlp()
     state = atf.marthe(problem.loss_fn, atf.sgd()).init(problem.params, {"lr": 0.1})
-    info = atf.Info(*[{"lr": torch.ones(())}] * len(atf.Info._fields))
+    info = atf.Info(*cast(Any, [{"lr": torch.ones(())}] * len(atf.Info._fields)))
     lost = state.z._replace(params={name: z + math.inf for name, z in state.z.params.items()})
     there = state.z._replace(params={name: z + 1 for name, z in state.z.params.items()})
     assert curvature._compare(there, info, there, info) == (pytest.approx(1.0), 1.0, 0.0)
