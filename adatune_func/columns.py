@@ -17,8 +17,17 @@ from .types import PyTree
 
 
 def zeros(tree: PyTree, count: int) -> PyTree:
-    """``count`` zero columns of ``tree``: each leaf becomes zeros of shape (count, *leaf.shape)."""
-    return tree_map(lambda leaf: leaf.new_zeros((count, *leaf.shape)), tree)
+    """``count`` zero columns of ``tree``: each leaf becomes zeros of shape (count, *leaf.shape).
+
+    A column lies in memory as its leaf does (channels_last, say), as the first step leaves it:
+    else a compiled step would meet other strides in the second and compile again.
+    """
+
+    def of(leaf: Tensor) -> Tensor:
+        strides = (leaf.numel(), *leaf.stride())
+        return leaf.new_empty_strided((count, *leaf.shape), strides).zero_()
+
+    return tree_map(of, tree)
 
 
 def basis(scalars: PyTree) -> PyTree:

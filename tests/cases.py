@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import adatune_func as atf
+from adatune_func.trees import tree_map
 
 #: For tests that choose the kernel of attention.
 needs_sdpa_kernel = pytest.mark.skipif(
@@ -50,17 +51,29 @@ def relu_mlp(steps: int = 5, dtype: torch.dtype = torch.float64) -> Problem:
     return _problem(_mlp(nn.ReLU), 16, 6, steps=steps, dtype=dtype)
 
 
-def conv_batchnorm(steps: int = 5, dtype: torch.dtype = torch.float64) -> Problem:
+def conv_batchnorm(
+    steps: int = 5, dtype: torch.dtype = torch.float64, channels: int = 1
+) -> Problem:
     torch.manual_seed(3)
     module = nn.Sequential(
-        nn.Conv2d(1, 3, 3),
+        nn.Conv2d(channels, 3, 3),
         nn.BatchNorm2d(3),
         nn.Tanh(),
         nn.AvgPool2d(2),
         nn.Flatten(),
         nn.Linear(12, 5),
     )
-    return _problem(module, 12, 1, 6, 6, steps=steps, dtype=dtype)
+    return _problem(module, 12, channels, 6, 6, steps=steps, dtype=dtype)
+
+
+def in_channels_last(problem: Problem) -> Problem:
+    """The same numbers, what has four dimensions with the channels last in memory."""
+
+    def turned(leaf: torch.Tensor) -> torch.Tensor:
+        return leaf.contiguous(memory_format=torch.channels_last) if leaf.ndim == 4 else leaf
+
+    params, batches = tree_map(turned, (problem.params, problem.batches))
+    return problem._replace(params=params, batches=batches)
 
 
 def dropout_mlp(steps: int = 5, dtype: torch.dtype = torch.float64) -> Problem:

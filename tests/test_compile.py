@@ -8,7 +8,7 @@ from torch._dynamo.exc import RecompileError
 
 import adatune_func as atf
 from adatune_func.trees import tree_leaves, tree_map
-from tests.cases import HVPS, METHODS, OPTIMIZERS, conv_batchnorm, start, tanh_mlp
+from tests.cases import HVPS, METHODS, OPTIMIZERS, conv_batchnorm, in_channels_last, start, tanh_mlp
 
 pytestmark = pytest.mark.compiles
 
@@ -63,11 +63,32 @@ def test_compiled_equals_eager(optimizer, hvp, method):
     compare(tuner, problem, {"lr": 0.005}, "eager", tolerance)
 
 
-@pytest.mark.parametrize("hparams", [{"lr": 0.05}, {"lr": 0.05, "momentum": 0.8}])
-def test_compiled_equals_eager_through_aot_autograd(hparams):
-    problem = conv_batchnorm()
+@pytest.mark.parametrize(
+    ("layout", "hparams"),
+    [(lambda problem: problem, {"lr": 0.05}), (in_channels_last, {"lr": 0.05, "momentum": 0.8})],
+)
+def test_compiled_equals_eager_through_aot_autograd(layout, hparams):
+    problem = layout(conv_batchnorm(channels=2))
     tuner = METHODS["marthe"](problem.loss_fn, OPTIMIZERS["sgd_nesterov"], atf.exact)
     compare(tuner, problem, hparams, "aot_eager", 1e-10)
+
+
+ONE, TWO = {"lr": 0.05}, {"lr": 0.05, "momentum": 0.8}
+
+
+@pytest.mark.parametrize(
+    ("method", "hvp", "hparams"),
+    [("marthe", hvp, hparams) for hvp in HVPS for hparams in (ONE, TWO)]
+    + [(method, "gauss_newton", ONE) for method in METHODS],
+)
+def test_a_step_keeps_channels_last(method, hvp, hparams):
+    """Strides belong to the graph: what lies otherwise in memory than before is another one."""
+    problem = in_channels_last(conv_batchnorm(channels=2))
+    tuner = METHODS[method](problem.loss_fn, OPTIMIZERS["sgd_nesterov"], HVPS[hvp])
+    before = start(problem, tuner, hparams)
+    after, _ = tuner.step(before, *problem.batches[0])
+    for a, b in zip(tree_leaves(after), tree_leaves(before), strict=True):
+        assert a.stride() == b.stride()
 
 
 @pytest.mark.parametrize(

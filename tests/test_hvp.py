@@ -17,6 +17,7 @@ from tests.cases import (
     PROBLEMS,
     conv_batchnorm,
     dropout_mlp,
+    in_channels_last,
     needs_sdpa_kernel,
     start,
     tanh_mlp,
@@ -334,14 +335,9 @@ def test_forward_mode_of_batchnorm_under_autocast_fails_in_words():
 
 @pytest.mark.parametrize("hvp", ["forward_over_reverse", "reverse_over_reverse", "gauss_newton"])
 def test_channels_last_gives_the_same_numbers(hvp):
-    problem = conv_batchnorm()
+    problem = conv_batchnorm(channels=2)
     v, *plain = products(HVPS[hvp], problem, 2)
-    last = {"memory_format": torch.channels_last}
-    (x, y), params = problem.batches[0][0], problem.params
-    turned = problem._replace(
-        params={n: p.contiguous(**last) if p.ndim == 4 else p for n, p in params.items()}
-    )
-    _, *other = products(HVPS[hvp], turned, batch=(x.contiguous(**last), y), v=v)
+    _, *other = products(HVPS[hvp], in_channels_last(problem), v=v)
     torch.testing.assert_close(other, plain)
 
 
