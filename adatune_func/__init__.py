@@ -1,30 +1,49 @@
 """Tune learning rates and other hyperparameters while a network trains, by hypergradients."""
 
-from . import checkpoint, discount, guard, hvp, hyper_update, recursion, schedules, search
-from .averaging import averaged, averages
+from . import checkpoint, guard, recursion, schedules, search
+from . import curvature as hvp
 from .check import check_tangents
 from .checkpoint import load, save
-from .discount import Discount, adaptive
-from .functional import Functional, ModelLoss, functionalize, write_back
-from .hvp import (
+from .curvature import (
+    ModelLoss,
+    accumulate,
+    clip_products,
     exact,
     finite_difference,
     forward_over_reverse,
+    gauss_newton,
     no_curvature,
+    on_fraction,
     reverse_over_reverse,
+    scale_products,
+    shared_product,
 )
-from .hvp_gauss_newton import gauss_newton
-from .hvp_wrappers import accumulate, clip_products, on_fraction, scale_products
-from .hyper_update import DOMAINS, HyperUpdate, additive
-from .many_groups import shared_product
-from .optimizers import Optimizer, adam, adamw, sgd
+from .functional import Functional, averages, functionalize, write_back
+from .optimizers import (
+    Optimizer,
+    adam,
+    adamw,
+    averaged,
+    by_prefix,
+    clip_grad_norm,
+    clip_grads,
+    sgd,
+)
 from .plain_training import plain
 from .presets import presets
-from .relative_rule import relative
+from .rules import (
+    DOMAINS,
+    Discount,
+    HyperUpdate,
+    adaptive,
+    additive,
+    discount,
+    hyper_update,
+    relative,
+)
 from .state import Info, Tuner, TunerState
+from .trees import Signal
 from .tuner import hd, marthe, rtho
-from .types import Signal
-from .wrappers import by_prefix, clip_grad_norm, clip_grads
 
 __version__ = "0.1.0"
 

@@ -10,14 +10,30 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import columns
-from .hvp import exact
-from .hyper_update import bounds
-from .init_checks import checked_hparams, checked_params, checked_state
-from .optimizers import Optimizer
-from .recursion import Gradient, Inner, advance, hypergradient, phi
-from .trees import dot, norm, tree_flatten, tree_leaves, tree_map, tree_paths, tree_unflatten
-from .types import Batch, Buffers, HParams, Hvp, LossFn, Params, PyTree, is_a
+from .curvature import Gradient, exact
+from .optimizers import Optimizer, checked_hparams
+from .recursion import Inner, advance, hypergradient, phi
+from .rules import bounds
+from .trees import (
+    Batch,
+    Buffers,
+    HParams,
+    Hvp,
+    LossFn,
+    Params,
+    PyTree,
+    checked_params,
+    checked_state,
+    columns,
+    dot,
+    is_a,
+    norm,
+    tree_flatten,
+    tree_leaves,
+    tree_map,
+    tree_paths,
+    tree_unflatten,
+)
 
 _STEP = 1e-4  # relative: truncation is 1e-8 of the third derivative, rounding far below
 

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from .types import is_a
+from .trees import is_a
 
 FORMAT = 1
 State = TypeVar("State")

@@ -11,26 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .types import Batch, Buffers, Params
-
-
-class ModelLoss(NamedTuple):
-    """A pure loss that shows its two parts, ``criterion(model_fn(params, buffers, batch), batch)``.
-
-    Called, it is a ``loss_fn`` as any other. What needs to see between model and criterion, such as
-    Gauss-Newton products, takes it apart.
-
-    Attributes:
-        model_fn: ``model_fn(params, buffers, batch) -> (output, buffers)``.
-        criterion: ``criterion(output, batch) -> loss``, 0-d.
-    """
-
-    model_fn: Callable[[Params, Buffers, Batch], tuple[Any, Buffers]]
-    criterion: Callable[[Any, Batch], Tensor]
-
-    def __call__(self, params: Params, buffers: Buffers, batch: Batch) -> tuple[Tensor, Buffers]:
-        output, buffers = self.model_fn(params, buffers, batch)
-        return self.criterion(output, batch), buffers
+from .curvature import ModelLoss
+from .optimizers import AveragedState
+from .state import TunerState
+from .trees import Batch, Buffers, is_a
 
 
 class Functional(NamedTuple):
@@ -143,3 +127,16 @@ def _check_names(what: str, given: Iterable[str], wanted: frozenset[str]) -> Non
         f"the {what} are not those of the module: {'; '.join(parts)} "
         "(start from the params and buffers that functionalize returns)"
     )
+
+
+def averages(state: TunerState) -> TunerState:
+    """``state`` with the average of :func:`averaged` for its parameters: the model to use.
+
+    Raises:
+        TypeError: when the outermost wrapper of the run's optimizer is not :func:`averaged`.
+    """
+    if not is_a(state.opt_state, AveragedState):
+        raise TypeError(
+            "this state has no average: its optimizer's outermost wrapper is not averaged(...)"
+        )
+    return state._replace(params=state.opt_state.average)

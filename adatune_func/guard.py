@@ -33,8 +33,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .trees import norm, scalar_like, tree_map, where
-from .types import HParams, Params
+from .trees import HParams, Params, norm, scalar_like, tree_map, where
 
 REACH = 2.0
 RELAX = 2.0  # a loss that stays ten times as high as normal is taken for normal after six refusals

@@ -7,12 +7,23 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import snr
+from .curvature import Gradient
 from .optimizers import Optimizer
-from .recursion import Gradient, Inner, phi
+from .recursion import Inner, phi
+from .rules import snr
 from .state import Info, Observed, Tuner, TunerState, initial, settle
-from .trees import all_finite, scalar_like, tree_map
-from .types import Batch, Buffers, HParams, LossFn, Params, Signal, is_a
+from .trees import (
+    Batch,
+    Buffers,
+    HParams,
+    LossFn,
+    Params,
+    Signal,
+    all_finite,
+    is_a,
+    scalar_like,
+    tree_map,
+)
 
 
 def plain(

@@ -1,7 +1,7 @@
 """Arguments of :func:`marthe` that are good bargains between price and curvature.
 
-Measured with SGD and momentum, see ``benchmarks/curvature.py`` and ``speed.py``; the floors are
-matrix work over plain training:
+Measured with SGD and momentum, see ``curvature.py`` and ``speed.py`` in ``benchmarks``; the
+floors are matrix work over plain training:
 
 * ``exact``: whole curvature, validation batch. Floor 4.
 * ``balanced``: Gauss-Newton curvature of half the batch, judged by the next training batch. Floor
@@ -19,9 +19,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .hvp import exact, finite_difference
-from .hvp_gauss_newton import gauss_newton
-from .hvp_wrappers import on_fraction, scale_products
+from .curvature import exact, finite_difference, gauss_newton, on_fraction, scale_products
 
 presets: dict[str, dict[str, Any]] = {
     "exact": {"hvp": exact, "outer": "validation"},

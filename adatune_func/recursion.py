@@ -20,13 +20,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value
 
-from . import columns
 from .optimizers import Optimizer
-from .transforms import jvp
-from .trees import norm, tree_leaves, tree_map
-from .types import Batch, Buffers, HParams, LossFn, Params, PyTree, Signal, is_a
+from .trees import HParams, Params, PyTree, Signal, columns, jvp, norm, tree_leaves, tree_map
 
 
 class Inner(NamedTuple):
@@ -34,37 +30,6 @@ class Inner(NamedTuple):
 
     params: Params
     opt_state: PyTree
-
-
-class Gradient(NamedTuple):
-    """``grad_fn(params, batch) -> (grads, (loss, buffers))`` of a loss at the given buffers.
-
-    Raises:
-        ValueError: when the loss is not a scalar, or the loss function returns something else.
-    """
-
-    loss_fn: LossFn
-    buffers: Buffers
-
-    def __call__(self, params: Params, batch: Batch) -> tuple[Params, tuple[Tensor, Buffers]]:
-        def scalar_loss(params: Params) -> tuple[Tensor, tuple[Tensor, Buffers]]:
-            result = self.loss_fn(params, self.buffers, batch)
-            if not is_a(result, tuple) or len(result) != 2:
-                raise ValueError(
-                    f"loss_fn must return (loss, buffers), got {type(result).__name__}"
-                )
-            loss, moved = result
-            return checked_scalar(loss), (loss, moved)
-
-        grads, (_, aux) = grad_and_value(scalar_loss, has_aux=True)(params)
-        return grads, aux
-
-
-def checked_scalar(loss: Tensor) -> Tensor:
-    """``loss``, or a ValueError in words."""
-    if loss.ndim != 0:
-        raise ValueError(f"the loss must be a scalar, got shape {tuple(loss.shape)}; take its mean")
-    return loss
 
 
 def phi(optimizer: Optimizer, grads: Params, u: Inner, hparams: HParams) -> Inner:

@@ -18,15 +18,29 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import columns, guard, snr
+from . import guard
 from .guard import GuardState
-from .hyper_update import HyperUpdate
-from .init_checks import check_kind, checked_hparams, checked_params, checked_state, copied
-from .optimizers import Optimizer
+from .optimizers import Optimizer, checked_hparams
 from .recursion import Inner
-from .snr import SnrState
-from .trees import all_finite, dot, scalar_like, tree_leaves, tree_map, where
-from .types import Buffers, HParams, Params, PyTree, Signal
+from .rules import HyperUpdate, SnrState, snr
+from .trees import (
+    Buffers,
+    HParams,
+    Params,
+    PyTree,
+    Signal,
+    all_finite,
+    check_kind,
+    checked_params,
+    checked_state,
+    columns,
+    copied,
+    dot,
+    scalar_like,
+    tree_leaves,
+    tree_map,
+    where,
+)
 
 
 class TunerState(NamedTuple):

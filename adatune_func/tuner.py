@@ -25,16 +25,25 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from .discount import Discount, constant, lagged
-from .hvp import exact, no_curvature
-from .hyper_update import HyperUpdate
-from .init_checks import check_bound, check_kind
+from .curvature import Gradient, exact, no_curvature
 from .optimizers import Optimizer, at_params
-from .recursion import Gradient, Inner, advance, hypergradient
-from .relative_rule import relative
+from .recursion import Inner, advance, hypergradient
+from .rules import Discount, HyperUpdate, constant, lagged, relative
 from .state import Info, Observed, Outcome, Tuner, TunerState, initial, settle
-from .trees import all_finite, tree_leaves, tree_map
-from .types import Batch, Buffers, HParams, Hvp, LossFn, Params, Signal
+from .trees import (
+    Batch,
+    Buffers,
+    HParams,
+    Hvp,
+    LossFn,
+    Params,
+    Signal,
+    all_finite,
+    check_bound,
+    check_kind,
+    tree_leaves,
+    tree_map,
+)
 
 Outer: TypeAlias = Literal["validation", "next_batch"]
 

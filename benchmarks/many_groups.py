@@ -24,8 +24,7 @@ from torch import Tensor, nn
 import adatune_func as atf
 from adatune_func import data
 from adatune_func.networks import MLP, LeNet
-from adatune_func.trees import tree_leaves
-from adatune_func.types import Hvp
+from adatune_func.trees import Hvp, tree_leaves
 from benchmarks import record
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {

@@ -21,7 +21,7 @@ from torch import nn
 
 import adatune_func as atf
 from adatune_func.networks import MLP, LeNet
-from adatune_func.population import looped, stack, vmapped
+from adatune_func.search import looped, stack, vmapped
 from benchmarks import record
 
 

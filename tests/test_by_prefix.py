@@ -8,8 +8,14 @@ import torch.nn.functional as F
 from torch import nn
 
 import adatune_func as atf
-from adatune_func.trees import tree_flatten, tree_leaves, tree_map, tree_paths, tree_unflatten
-from adatune_func.wrappers import owners_by_prefix
+from adatune_func.trees import (
+    owners_by_prefix,
+    tree_flatten,
+    tree_leaves,
+    tree_map,
+    tree_paths,
+    tree_unflatten,
+)
 from tests import reference
 from tests.cases import METHODS, Problem, start
 

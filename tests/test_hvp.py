@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import hessian, jacrev
 
 import adatune_func as atf
-from adatune_func.recursion import Gradient
+from adatune_func.curvature import Gradient
 from adatune_func.trees import tree_leaves, tree_map
 from tests.cases import (
     EXACT_HVPS,

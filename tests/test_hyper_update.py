@@ -157,7 +157,7 @@ def test_relative_is_the_default(method):
     problem = tanh_mlp()
     tuner = method(problem.loss_fn, atf.sgd())
     state = start(problem, tuner, {"lr": 0.1})
-    assert isinstance(state.hyper_state, atf.relative_rule.RelativeState)
+    assert isinstance(state.hyper_state, atf.rules.relative_rule.RelativeState)
     for batch, val_batch in problem.batches:
         state, info = tuner.step(state, batch, val_batch)
         assert info.accepted

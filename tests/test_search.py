@@ -203,11 +203,11 @@ def test_the_largest_stable_ratio_near_the_best_is_taken():
         {**fine, "ratio": 0.6, "val_loss": float("inf")},
         {**fine, "ratio": 0.7, "val_loss": 1.01, "lr": 0.0, "lr_end": 0.0},
     ]
-    judged = [row | {"stable": float(search._stable(row))} for row in rows]
+    judged = [row | {"stable": float(search.hyper_lr._stable(row))} for row in rows]
     assert [row["stable"] for row in judged] == [1, 1, 1, 1, 0, 0, 0, 1]
-    assert search._largest(judged[:7], slack=0.05) == 0.2
-    assert search._largest(judged[:7], slack=0.01) == 0.1
-    assert search._largest(judged[:1] + judged[4:7], slack=0.05) == 0
+    assert search.hyper_lr._largest(judged[:7], slack=0.05) == 0.2
+    assert search.hyper_lr._largest(judged[:7], slack=0.01) == 0.1
+    assert search.hyper_lr._largest(judged[:1] + judged[4:7], slack=0.05) == 0
 
 
 def test_the_search_refuses_in_words(quadratic):

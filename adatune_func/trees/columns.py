@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .transforms import vmap
-from .trees import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from .tree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from .types import PyTree
 
 

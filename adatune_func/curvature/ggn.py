@@ -18,13 +18,9 @@ import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value
 
-from .columns import over_columns
-from .functional import ModelLoss
-from .hvp import in_words
-from .recursion import Gradient, checked_scalar
-from .transforms import jvp, vjp
-from .trees import tree_map
-from .types import Batch, GradFn, Params, Products
+from ..trees import Batch, GradFn, Params, Products, jvp, over_columns, tree_map, vjp
+from .explained import in_words
+from .loss import Gradient, ModelLoss, checked_scalar
 
 
 @in_words("the derivatives that Gauss-Newton products take")

@@ -7,8 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .trees import tree_map
-from .types import HParams
+from ..trees import HParams, tree_map
 
 DECAY = 0.99  # a window of about 100 steps
 

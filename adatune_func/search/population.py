@@ -13,10 +13,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
-from .state import Info, Tuner, TunerState
-from .transforms import vmap
-from .trees import tree_leaves, tree_map, tree_paths
-from .types import Batch, HParams
+from ..state import Info, Tuner, TunerState
+from ..trees import Batch, HParams, tree_leaves, tree_map, tree_paths, vmap
 
 #: ``(batch, val_batch)``, or ``(batch,)`` where the outer loss is "next_batch".
 Batches: TypeAlias = Iterable[Sequence[Batch]]
@@ -81,7 +79,8 @@ def sweep(
         batches: pairs ``(batch, val_batch)``, or ``(batch,)`` with the outer loss "next_batch".
         loop: step the members one after the other instead of as one vmapped step, for models that
             vmap does not take or whose members fill the machine alone: under vmap a convolution
-            becomes a grouped one. For LeNet it pays all the same (``benchmarks/population.py``).
+            becomes a grouped one. For LeNet it pays all the same
+            (``benchmarks/population.py``).
         wrap: compile the step by ``functools.partial(torch.compile, fullgraph=True)``; with more
             than one tuned number torch 2.13 does not trace the vmapped step, take ``loop`` too.
 

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .trees import tree_leaves, tree_map
-from .types import HParams, Signal
+from ..trees import HParams, Signal, tree_leaves, tree_map
 
 #: Where each hyperparameter may live, both ends included; other names are positive.
 DOMAINS: dict[str, tuple[float, float]] = {

@@ -12,9 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .init_checks import check_kind
-from .trees import dot, scalar_like, tree_map, where
-from .types import HParams, Params
+from ..trees import HParams, Params, check_kind, dot, scalar_like, tree_map, where
 
 
 class Discount(NamedTuple):

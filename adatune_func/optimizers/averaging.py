@@ -13,10 +13,8 @@ from typing import NamedTuple
 
 import torch
 
-from .optimizers import Optimizer
-from .state import TunerState
-from .trees import tree_map
-from .types import HParams, Params, PyTree, is_a
+from ..trees import HParams, Params, PyTree, tree_map
+from .optimizer import Optimizer
 
 
 class AveragedState(NamedTuple):
@@ -70,16 +68,3 @@ def averaged(optimizer: Optimizer, window: float = 20.0) -> Optimizer:
 
 def _average(params: Params, opt_state: AveragedState) -> Params:
     return opt_state.average
-
-
-def averages(state: TunerState) -> TunerState:
-    """``state`` with the average of :func:`averaged` for its parameters: the model to use.
-
-    Raises:
-        TypeError: when the outermost wrapper of the run's optimizer is not :func:`averaged`.
-    """
-    if not is_a(state.opt_state, AveragedState):
-        raise TypeError(
-            "this state has no average: its optimizer's outermost wrapper is not averaged(...)"
-        )
-    return state._replace(params=state.opt_state.average)

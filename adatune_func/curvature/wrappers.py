@@ -10,9 +10,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from .init_checks import check_bound
-from .trees import tree_leaves, tree_map
-from .types import Batch, GradFn, Hvp, Params, Products
+from ..trees import Batch, GradFn, Hvp, Params, Products, check_bound, tree_leaves, tree_map
 
 
 def on_fraction(hvp: Hvp, fraction: float) -> Hvp:

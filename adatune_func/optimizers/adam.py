@@ -1,97 +1,21 @@
-"""Optimizers as triples of pure pieces, step for step equal to ``torch.optim``.
-
-An optimizer is ``Optimizer(init, update, hparams)``; ``params + updates`` is the step. Everything
-in ``update`` is differentiated by ``torch.func.jvp``, so an optimizer of your own needs no
-derivative: only functions that are differentiable where they are used, and a state whose leaves are
-all floating point (step counters too).
-"""
+"""Adam and AdamW, step for step equal to ``torch.optim``."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .trees import scalar_like, tree_map
-from .types import HParams, Params, PyTree
-
-
-def at_params(params: Params, opt_state: PyTree) -> Params:
-    """``params``: training is judged where it is."""
-    return params
-
-
-class Optimizer(NamedTuple):
-    """A first-order optimizer as pure functions.
-
-    Attributes:
-        init: ``init(params) -> opt_state``, a pytree of floating-point tensors.
-        update: ``update(grads, opt_state, params, hparams) -> (updates, opt_state)``; trees of the
-            shapes of ``params`` and ``opt_state``. Here ``hparams`` has every name of the field
-            below: a 0-d tensor where it is tuned, else the number given at construction. Write
-            arithmetic that takes both.
-        hparams: each hyperparameter's name and its value at construction; what is tuned
-            overrides it.
-        judged: ``judged(params, opt_state) -> params``, where the outer loss is taken: the
-            parameters, or a tree of their shapes in the state, as an average of them. It selects,
-            so it takes the tangent of both to the tangent of what it selects.
-    """
-
-    init: Callable[[Params], PyTree]
-    update: Callable[[Params, PyTree, Params, HParams], tuple[Params, PyTree]]
-    hparams: dict[str, Any]
-    judged: Callable[[Params, PyTree], Params] = at_params
-
-
-class SGDState(NamedTuple):
-    momentum_buffer: Params
-    step: Tensor  # steps taken so far, 0-d
+from ..trees import HParams, Params, scalar_like, tree_map
+from .optimizer import Optimizer
 
 
 class AdamState(NamedTuple):
     exp_avg: Params
     exp_avg_sq: Params
     step: Tensor  # steps taken so far, 0-d
-
-
-def sgd(
-    lr: float = 1e-3,
-    momentum: float = 0.0,
-    dampening: float = 0.0,
-    weight_decay: float = 0.0,
-    nesterov: bool = False,
-) -> Optimizer:
-    """Stochastic gradient descent with momentum, as ``torch.optim.SGD``.
-
-    ``d = g + weight_decay·w;  b ← momentum·b + (1 - dampening)·d;  w ← w - lr·b``, or with Nesterov
-    ``w ← w - lr·(d + momentum·b)``. The first step takes ``b = d``, whatever the dampening, and
-    so does each step without momentum.
-    Hyperparameters: lr, momentum, weight_decay. Source: Sutskever et al. 2013.
-
-    Raises:
-        ValueError: for Nesterov with dampening, which torch does not have either.
-    """
-    if nesterov and dampening:
-        raise ValueError("nesterov momentum takes no dampening")
-
-    def init(params: Params) -> SGDState:
-        return SGDState(tree_map(torch.zeros_like, params), scalar_like(params, 0.0))
-
-    def update(
-        grads: Params, state: SGDState, params: Params, hparams: HParams
-    ) -> tuple[Params, SGDState]:
-        lr, momentum, decay = hparams["lr"], hparams["momentum"], hparams["weight_decay"]
-        damped = (state.step > 0) & (momentum != 0)
-        gain = 1 - dampening * damped.to(state.step.dtype)
-        d = tree_map(lambda g, w: g + decay * w, grads, params)
-        buffer = tree_map(lambda b, d: momentum * b + gain * d, state.momentum_buffer, d)
-        direction = tree_map(lambda d, b: d + momentum * b, d, buffer) if nesterov else buffer
-        return tree_map(lambda d: -lr * d, direction), SGDState(buffer, state.step + 1)
-
-    return Optimizer(init, update, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
 
 def adam(

@@ -28,9 +28,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..trees import HParams, Signal, tree_leaves, tree_map
 from .hyper_update import HyperUpdate, bounds, check_domains, keep_finite, lowest_lr
-from .trees import tree_leaves, tree_map
-from .types import HParams, Signal
 
 #: Hyperparameters that move on the line log(1 - η); all others on log η.
 NEAR_ONE = ("momentum", "beta1", "beta2")

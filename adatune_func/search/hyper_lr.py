@@ -8,12 +8,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .hyper_update import AdditiveState
-from .population import Batches, Sweep, runner, stack, sweep, table, unstack
-from .state import Tuner, TunerState
-from .trees import tree_leaves, tree_map
-
-__all__ = ["Batches", "Found", "Sweep", "find_hyper_lr", "stack", "sweep", "table", "unstack"]
+from ..rules import AdditiveState
+from ..state import Tuner, TunerState
+from ..trees import tree_leaves, tree_map
+from .population import Batches, Sweep, runner, table
 
 
 class Found(NamedTuple):

@@ -1,6 +1,6 @@
 """Image data sets as tensors on the device, by name, with fixed splits.
 
-A set is held as uint8, N x C x H x W; :mod:`adatune_func.batches` draws float batches from it.
+A set is held as uint8, N x C x H x W; :mod:`adatune_func.data.batches` draws float batches from it.
 Sizes are left as they are, 28 x 28 or 32 x 32: the networks take both. torchvision and scikit-learn
 are imported when a set of theirs is loaded, not before.
 """
@@ -15,34 +15,8 @@ from urllib.error import URLError
 import torch
 import torch.nn.functional as F
 
-from .batches import (
-    ImageData,
-    Split,
-    augment,
-    batches,
-    generator_for,
-    in_order,
-    normalize,
-    taken,
-    train_batches,
-    validation_batches,
-)
+from .batches import ImageData, Split, generator_for, taken
 from .torchvision_import import torchvision_datasets
-
-__all__ = [
-    "SOURCES",
-    "ImageData",
-    "Source",
-    "Split",
-    "augment",
-    "batches",
-    "in_order",
-    "load",
-    "normalize",
-    "torchvision_datasets",
-    "train_batches",
-    "validation_batches",
-]
 
 
 class Source(NamedTuple):

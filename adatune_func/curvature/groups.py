@@ -8,9 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .trees import tree_leaves, tree_paths
-from .types import Batch, GradFn, HParams, Hvp, Params, Products, is_a
-from .wrappers import owners_by_prefix
+from ..trees import (
+    Batch,
+    GradFn,
+    HParams,
+    Hvp,
+    Params,
+    Products,
+    is_a,
+    owners_by_prefix,
+    tree_leaves,
+    tree_paths,
+)
 
 
 def shared_product(hvp: Hvp, hparams: HParams) -> Hvp:

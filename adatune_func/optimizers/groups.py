@@ -1,59 +1,13 @@
-"""What wraps an optimizer and is an optimizer again: clipping, hyperparameters by name prefix.
-
-The wrapped update is differentiated as a whole, so clipping acts on tangents as it must: a clipped
-entry passes nothing on, a rescaled gradient passes the derivative of its norm.
-"""
+"""Hyperparameters by name prefix: groups of parameters under one optimizer."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-
-from .init_checks import check_bound
-from .optimizers import Optimizer
-from .trees import dot, tree_flatten, tree_map, tree_unflatten
-from .types import HParams, Params, PyTree, is_a
-
-
-def clip_grads(optimizer: Optimizer, c: float) -> Optimizer:
-    """Clip each entry of the gradient to ``[-c, c]``, as ``clip_grad_value_`` does.
-
-    Raises:
-        ValueError: unless c > 0.
-    """
-    check_bound("c", c)
-
-    @functools.wraps(optimizer.update)
-    def update(
-        grads: Params, state: PyTree, params: Params, hparams: HParams
-    ) -> tuple[Params, PyTree]:
-        return optimizer.update(tree_map(lambda g: g.clamp(-c, c), grads), state, params, hparams)
-
-    return optimizer._replace(update=update)
-
-
-def clip_grad_norm(optimizer: Optimizer, c: float) -> Optimizer:
-    """Scale the gradient by ``min(1, c / (‖g‖₂ + 1e-6))`` over the tree, as ``clip_grad_norm_``.
-
-    Raises:
-        ValueError: unless c > 0.
-    """
-    check_bound("c", c)
-
-    @functools.wraps(optimizer.update)
-    def update(
-        grads: Params, state: PyTree, params: Params, hparams: HParams
-    ) -> tuple[Params, PyTree]:
-        square = dot(grads, grads)
-        # The root has no tangent at 0, where the scale is 1 anyway.
-        norm = torch.sqrt(torch.where(square > 0, square, 1.0))
-        scale = torch.where(square > 0, (c / (norm + 1e-6)).clamp(max=1.0), 1.0)
-        return optimizer.update(tree_map(lambda g: scale * g, grads), state, params, hparams)
-
-    return optimizer._replace(update=update)
+from ..trees import HParams, Params, PyTree, is_a, owners_by_prefix, tree_flatten, tree_unflatten
+from .optimizer import Optimizer
 
 
 def by_prefix(optimizer: Optimizer, hparams: HParams | None = None) -> Optimizer:
@@ -138,31 +92,6 @@ def groups(params: Params, hparams: HParams) -> list[tuple[list[str], HParams]]:
         (names, {**hparams, **{h: hparams[h][p] for h, p in zip(owners, prefixes, strict=True)}})
         for prefixes, names in members.items()
     ]
-
-
-def owners_by_prefix(names: Iterable[str], hparam: str, prefixes: Iterable[str]) -> dict[str, str]:
-    """``{name: prefix}``, the longest prefix of each name.
-
-    Raises:
-        ValueError: for a name without a prefix, and for a prefix that no name takes.
-    """
-    prefixes = list(prefixes)
-    owners: dict[str, str] = {}
-    for name in names:
-        matching = [p for p in prefixes if p in ("", name) or name.startswith(f"{p}.")]
-        if not matching:
-            raise ValueError(
-                f"{hparam} has no prefix for the parameter {name!r}; it has "
-                f"{', '.join(map(repr, prefixes))}: add one, or '' for the rest"
-            )
-        owners[name] = max(matching, key=len)
-    for prefix in prefixes:
-        if prefix not in owners.values():
-            raise ValueError(
-                f"no parameter takes {hparam}[{prefix!r}]; prefixes are whole dotted components "
-                f"and the longest wins. Parameters: {', '.join(owners)}"
-            )
-    return owners
 
 
 def _cut(state: PyTree, params: Params) -> tuple[list[Any], Any]:

@@ -1,95 +1,26 @@
-"""Interchangeable ways to get the gradient and Hessian-vector products, ``H v = d/dε ∇L(w + ε v)``.
-
-Each is ``hvp(grad_fn, params, batch, v) -> (grads, Hv, aux)``: ``v`` and ``Hv`` have K columns on
-dim 0. In the exact ones gradient and products share one evaluation, hence one dropout mask.
-"""
+"""Hessian-vector products by differences of gradients: two or three gradients a column."""
 
 from __future__ import annotations
 
-import functools
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 
-from .columns import first, over_columns, squares
-from .compat import is_compiling
-from .transforms import jvp, vjp, vmap
-from .trees import norm, tree_leaves, tree_map
-from .types import Batch, GradFn, Hvp, Params, Products
-
-#: What torch says of a product of two precisions, one of them autocast's.
-_MIXED = re.compile(
-    "(BFloat16|Half).*(same dtype|be the same)|(same dtype|scalar type).*(BFloat16|Half)", re.S
+from ..trees import (
+    Batch,
+    GradFn,
+    Hvp,
+    Params,
+    Products,
+    first,
+    norm,
+    squares,
+    tree_leaves,
+    tree_map,
+    vmap,
 )
-
-
-def in_words(lacking: str, other: str = "") -> Callable[[Hvp], Hvp]:
-    """Say what to do when a kernel lacks a derivative (in eager: dynamo raises its own error)."""
-
-    instead = f"; for other losses try hvp={other}, exact as well" if other else ""
-
-    def translated(hvp: Hvp) -> Hvp:
-        @functools.wraps(hvp)
-        def explained(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
-            if is_compiling():
-                return hvp(grad_fn, params, batch, v)
-            try:
-                return hvp(grad_fn, params, batch, v)
-            except (NotImplementedError, RuntimeError) as error:
-                if _MIXED.search(str(error)):
-                    raise NotImplementedError(
-                        "under autocast, torch's forward mode gives float32 tangents to what "
-                        "BatchNorm returns in bfloat16, and the next layer refuses the mixture; "
-                        f"take hvp=reverse_over_reverse, exact as well (torch: {error})"
-                    ) from error
-                if "ZeroTensors" in str(error):
-                    raise NotImplementedError(
-                        "torch's forward mode fails inside the mean of F.mse_loss "
-                        "(pytorch#123996); write F.mse_loss(output, target, reduction='none')"
-                        ".mean(), as functionalize does for you"
-                    ) from error
-                if "forward AD" not in str(error) and "derivative for" not in str(error):
-                    raise
-                raise NotImplementedError(
-                    f"the loss uses an operation without {lacking}; for attention, run the model "
-                    "under torch.nn.attention.sdpa_kernel(SDPBackend.MATH) or take "
-                    f"hvp=finite_difference(), which needs gradients only{instead} (torch: {error})"
-                ) from error
-
-        return explained
-
-    return translated
-
-
-@in_words("forward-mode derivatives", other="reverse_over_reverse")
-def forward_over_reverse(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
-    """Exact: the jvp of the gradient along each column. About 2 gradients more a column.
-
-    Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian".
-    """
-
-    def along(column: Params) -> Any:
-        return jvp(lambda p: grad_fn(p, batch), (params,), (column,), has_aux=True)
-
-    grads, products, aux = over_columns(along, v)
-    return first(grads), products, first(aux)
-
-
-@in_words("a second backward pass", other="forward_over_reverse")
-def reverse_over_reverse(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
-    """Exact: the gradient is linearised once and its pullback taken along each column (H = Hᵀ).
-
-    Needs no forward mode, but keeps the graph of the backward pass in memory.
-    """
-    grads, pullback, aux = vjp(lambda p: grad_fn(p, batch), params, has_aux=True)
-    return grads, over_columns(lambda column: pullback(column)[0], v), aux
-
-
-#: The default.
-exact = forward_over_reverse
 
 
 def finite_difference(
@@ -140,12 +71,6 @@ def finite_difference(
         return grads, tree_map(lambda *leaves: torch.stack(leaves), *products), aux
 
     return hvp
-
-
-def no_curvature(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
-    """``Hv = 0``: what HD does, and the yardstick for anything that costs more."""
-    grads, aux = grad_fn(params, batch)
-    return grads, tree_map(torch.zeros_like, v), aux
 
 
 def _relative_step(params: Params, step: float | None, central: bool) -> float:

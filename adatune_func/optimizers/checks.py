@@ -1,0 +1,63 @@
+"""What can be said about hyperparameters and their optimizer before the first step, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..trees import HParams, Params, is_a, scalar_like, tree_map, type_name
+from .optimizer import Optimizer
+
+
+def checked_hparams(hparams: HParams, optimizer: Optimizer, params: Params) -> HParams:
+    """``hparams`` as 0-d tensors: names known to the optimizer, values scalar."""
+    if not is_a(hparams, Mapping):
+        raise TypeError(f"hparams must be a dict such as {{'lr': 0.1}}, got {type_name(hparams)}")
+    for name in hparams:
+        if name not in optimizer.hparams:
+            known = ", ".join(optimizer.hparams)
+            raise ValueError(f"{_name(optimizer)} has no hyperparameter {name!r}; it has {known}")
+    checked = {name: _scalars(name, value, params) for name, value in hparams.items()}
+    _check_prefixes(checked, optimizer, params)
+    return checked
+
+
+def _check_prefixes(hparams: HParams, optimizer: Optimizer, params: Params) -> None:
+    """A step on zero gradients, where a value is a dict: does this optimizer take these?"""
+    values = {**optimizer.hparams, **hparams}
+    dicts = [name for name, value in values.items() if isinstance(value, Mapping)]
+    if not dicts:
+        return
+    opt_state = optimizer.init(params)
+    try:
+        optimizer.update(tree_map(torch.zeros_like, params), opt_state, params, values)
+    except TypeError as error:
+        raise TypeError(
+            f"{_name(optimizer)} takes one number for {dicts[0]}, not a dict by name prefix; wrap "
+            f"it in by_prefix({_name(optimizer)}(...)) (Python: {error})"
+        ) from error
+
+
+def _scalars(name: str, value: Any, params: Params) -> Any:
+    if is_a(value, Mapping):
+        return {prefix: _scalars(f"{name}[{prefix!r}]", v, params) for prefix, v in value.items()}
+    if isinstance(value, Tensor):
+        if value.ndim != 0:
+            raise ValueError(f"{name} must be a scalar, got shape {tuple(value.shape)}")
+        if not value.is_floating_point():
+            raise TypeError(f"{name} must be floating point, got {value.dtype}")
+        like = scalar_like(params, 0.0)
+        return value.detach().clone().to(dtype=like.dtype, device=like.device)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(
+            f"{name} must be a number or a 0-d tensor, got {type_name(value)} {value!r}"
+        )
+    return scalar_like(params, float(value))
+
+
+def _name(optimizer: Optimizer) -> str:
+    """The factory: ``sgd`` of ``sgd.<locals>.update``; wrappers keep what they wrap."""
+    return getattr(optimizer.update, "__qualname__", "the optimizer").split(".")[0]

@@ -1,0 +1,52 @@
+"""What wraps an optimizer and is an optimizer again: clipping.
+
+The wrapped update is differentiated as a whole, so clipping acts on tangents as it must: a clipped
+entry passes nothing on, a rescaled gradient passes the derivative of its norm.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+from ..trees import HParams, Params, PyTree, check_bound, dot, tree_map
+from .optimizer import Optimizer
+
+
+def clip_grads(optimizer: Optimizer, c: float) -> Optimizer:
+    """Clip each entry of the gradient to ``[-c, c]``, as ``clip_grad_value_`` does.
+
+    Raises:
+        ValueError: unless c > 0.
+    """
+    check_bound("c", c)
+
+    @functools.wraps(optimizer.update)
+    def update(
+        grads: Params, state: PyTree, params: Params, hparams: HParams
+    ) -> tuple[Params, PyTree]:
+        return optimizer.update(tree_map(lambda g: g.clamp(-c, c), grads), state, params, hparams)
+
+    return optimizer._replace(update=update)
+
+
+def clip_grad_norm(optimizer: Optimizer, c: float) -> Optimizer:
+    """Scale the gradient by ``min(1, c / (‖g‖₂ + 1e-6))`` over the tree, as ``clip_grad_norm_``.
+
+    Raises:
+        ValueError: unless c > 0.
+    """
+    check_bound("c", c)
+
+    @functools.wraps(optimizer.update)
+    def update(
+        grads: Params, state: PyTree, params: Params, hparams: HParams
+    ) -> tuple[Params, PyTree]:
+        square = dot(grads, grads)
+        # The root has no tangent at 0, where the scale is 1 anyway.
+        norm = torch.sqrt(torch.where(square > 0, square, 1.0))
+        scale = torch.where(square > 0, (c / (norm + 1e-6)).clamp(max=1.0), 1.0)
+        return optimizer.update(tree_map(lambda g: scale * g, grads), state, params, hparams)
+
+    return optimizer._replace(update=update)

@@ -1,0 +1,76 @@
+"""Trees of tensors, the words for them, and what is checked of them.
+
+``types`` has the words, ``tree`` maps and inner products, ``columns`` K directions at once,
+``transforms`` torch.func under types, ``checks`` errors in words, ``compat`` versions of torch.
+"""
+
+from . import columns
+from .checks import check_bound, check_kind, checked_params, checked_state, copied, type_name
+from .columns import first, over_columns, squares
+from .compat import is_compiling
+from .prefixes import owners_by_prefix
+from .transforms import jvp, vjp, vmap
+from .tree import (
+    all_finite,
+    dot,
+    norm,
+    scalar_like,
+    tree_flatten,
+    tree_leaves,
+    tree_map,
+    tree_paths,
+    tree_unflatten,
+    where,
+)
+from .types import (
+    Batch,
+    Buffers,
+    GradFn,
+    HParams,
+    Hvp,
+    LossFn,
+    Params,
+    Products,
+    PyTree,
+    Signal,
+    is_a,
+)
+
+__all__ = [
+    "Batch",
+    "Buffers",
+    "GradFn",
+    "HParams",
+    "Hvp",
+    "LossFn",
+    "Params",
+    "Products",
+    "PyTree",
+    "Signal",
+    "all_finite",
+    "check_bound",
+    "check_kind",
+    "checked_params",
+    "checked_state",
+    "columns",
+    "copied",
+    "dot",
+    "first",
+    "is_a",
+    "is_compiling",
+    "jvp",
+    "type_name",
+    "norm",
+    "over_columns",
+    "owners_by_prefix",
+    "scalar_like",
+    "squares",
+    "tree_flatten",
+    "tree_leaves",
+    "tree_map",
+    "tree_paths",
+    "tree_unflatten",
+    "vjp",
+    "vmap",
+    "where",
+]
