@@ -1,6 +1,6 @@
 """Arguments of :func:`marthe` that are good bargains between price and curvature.
 
-Measured with SGD and momentum, see ``curvature.py`` and ``speed.py`` in ``benchmarks``; the
+Measured with SGD and momentum, see ``curvature.py`` and ``speed.py`` in ``benchmarks/studies``; the
 floors are matrix work over plain training:
 
 * ``exact``: whole curvature, validation batch. Floor 4.

@@ -16,8 +16,8 @@ from typing import Any
 
 import adatune_func as atf
 from adatune_func import schedules
-from benchmarks import command_line, training
-from benchmarks.jobs import Job
+from benchmarks.run import command_line, training
+from benchmarks.run.jobs import Job
 
 #: What AdaTune's baselines.py starts with.
 ADATUNE = {

@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.backend_bases import FigureCanvasBase
 
-from benchmarks import outputs
+from benchmarks.run import outputs
 
 #: Options of no account here: seeds are averaged over, and the others tell what defaults were.
 _NOT_NAMED = ("seed", "adatune_defaults")

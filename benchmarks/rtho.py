@@ -22,8 +22,8 @@ import torch
 
 import adatune_func as atf
 from adatune_func import search
-from benchmarks import command_line, training
-from benchmarks.jobs import Job
+from benchmarks.run import command_line, training
+from benchmarks.run.jobs import Job
 
 #: What AdaTune's rtho.py starts with.
 ADATUNE = {

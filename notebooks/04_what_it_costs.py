@@ -3,9 +3,9 @@
 #
 # A tuned step trains, carries the tangent $Z$ along with a Hessian-vector product, and looks at an
 # outer batch. Each of these can be had for less, and then $Z$ is approximate. Two benchmarks hold
-# the two sides of the bargain: `benchmarks/speed.py` the time of a step over the compiled plain
-# step, `benchmarks/curvature.py` the cosine of $Z$ with the exact $Z$ along the same run. This page
-# measures nothing, it reads their JSON files.
+# the two sides of the bargain: `benchmarks/studies/speed.py` the time of a step over the compiled
+# plain step, `benchmarks/studies/curvature.py` the cosine of $Z$ with the exact $Z$ along the same
+# run. This page measures nothing, it reads their JSON files.
 
 # %%
 import json

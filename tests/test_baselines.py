@@ -12,7 +12,8 @@ import torch
 import adatune_func as atf
 from adatune_func import data as image_data
 from adatune_func import networks
-from benchmarks import baselines, command_line, figures, jobs, keep, outputs, rtho, training
+from benchmarks import baselines, figures, rtho
+from benchmarks.run import command_line, jobs, keep, outputs, training
 
 EPOCH = 4  # digits at 299 images a step
 FINE = ["--network", "tiny", "--batch-size", "299", "--no-compile"]

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from adatune_func import networks
-from benchmarks import baselines, rtho, training
+from benchmarks import baselines, rtho
+from benchmarks.run import training
 
 FINE = ["--network", "mlp", "--batch-size", "150", "--max-steps", "2", "--no-compile"]
 LOG = "runs/there/log.jsonl"

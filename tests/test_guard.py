@@ -12,7 +12,7 @@ from torch import nn
 import adatune_func as atf
 from adatune_func import guard
 from adatune_func.trees import norm, tree_leaves, tree_map, tree_paths
-from benchmarks import record
+from benchmarks.run import record
 from tests.cases import OPTIMIZERS, conv_batchnorm, start, tanh_mlp
 
 NAN, INF = float("nan"), float("inf")

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import outputs, record, rtho
+from benchmarks import rtho
+from benchmarks.run import outputs, record
 
 
 def test_a_short_run_leaves_its_folder(tmp_path, capsys):

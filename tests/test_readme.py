@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from benchmarks import readme
+from benchmarks.studies import readme
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -20,7 +20,7 @@ def test_every_python_block_runs():
 
 
 def test_figures_are_drawn_from_the_results():
-    """After ``python -m benchmarks.readme`` nothing changes, and no part was left out."""
+    """After ``python -m benchmarks.studies.readme`` nothing changes, and no part was left out."""
     text = README.read_text()
     assert {name for _, name, _ in readme.MARKED.findall(text)} == set(readme.PARTS)
     assert readme.rewritten(text) == text

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from adatune_func import networks
-from benchmarks import baselines, outputs, record, rtho, training
+from benchmarks import baselines, rtho
+from benchmarks.run import outputs, record, training
 
 STEPS = 10  # three epochs of digits at 299 images a step, less two steps
 

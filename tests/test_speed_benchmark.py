@@ -13,9 +13,10 @@ import torch.nn.functional as F
 
 import adatune_func as atf
 from adatune_func import data
-from benchmarks import curvature, families, horizon, per_layer, record, robustness, speed, tasks
-from benchmarks.classic import classic
-from benchmarks.methods import METHODS
+from benchmarks.run import record
+from benchmarks.studies import curvature, families, horizon, per_layer, robustness, speed, tasks
+from benchmarks.studies.classic import classic
+from benchmarks.studies.methods import METHODS
 from tests.cases import tanh_mlp
 
 

@@ -34,7 +34,7 @@ def shared_product(hvp: Hvp, hparams: HParams) -> Hvp:
     s is the exact tangent of moving all groups at once: the hypergradients of a hyperparameter sum
     to the exact one of the scalar in its place, only their division among groups is approximate.
     Dropping the blocks between groups altogether, ``P_k H Z_k``, costs K products and is worse
-    (``benchmarks/many_groups.py``). Z keeps K columns: time is saved, memory is not.
+    (``benchmarks/studies/many_groups.py``). Z keeps K columns: time is saved, memory is not.
 
     Args:
         hvp: what makes the products.

@@ -80,7 +80,7 @@ def sweep(
         loop: step the members one after the other instead of as one vmapped step, for models that
             vmap does not take or whose members fill the machine alone: under vmap a convolution
             becomes a grouped one. For LeNet it pays all the same
-            (``benchmarks/population.py``).
+            (``benchmarks/studies/population.py``).
         wrap: compile the step by ``functools.partial(torch.compile, fullgraph=True)``; with more
             than one tuned number torch 2.13 does not trace the vmapped step, take ``loop`` too.
 

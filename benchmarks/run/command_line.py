@@ -8,7 +8,7 @@ from pathlib import Path
 
 import adatune_func as atf
 from adatune_func import data, networks
-from benchmarks.outputs import what
+from benchmarks.run.outputs import what
 
 #: Runs shorter than this are over before compilation has paid off.
 COMPILE_FROM_STEPS = 2000

@@ -14,8 +14,8 @@ from torch import nn
 import adatune_func as atf
 from adatune_func import schedules, search
 from adatune_func.trees import tree_map
-from benchmarks import rivals
-from benchmarks.tasks import OPTIMIZERS, Outcome, Task
+from benchmarks.studies import rivals
+from benchmarks.studies.tasks import OPTIMIZERS, Outcome, Task
 
 #: ``train(models, starts, pairs)``: the models' runs, each from its start, on the same batches.
 Train: TypeAlias = Callable[[Sequence[nn.Module], Sequence[float], Iterable[Any]], list[Outcome]]

@@ -1,6 +1,6 @@
 """How good is a cheap Z? Its cosine with the exact Z along the same real training steps.
 
-    python benchmarks/curvature.py --networks mlp lenet_small --learning-rates 0.001 0.01 0.1
+    python -m benchmarks.studies.curvature --networks mlp lenet_small --learning-rates 0.001 0.1
 
 All strategies walk beside one training run, SGD with momentum at a constant learning rate, on the
 same batches; each carries a Z of its own. Reported over the steps: median and smallest cosine with
@@ -27,8 +27,8 @@ import torch.nn.functional as F
 import adatune_func as atf
 from adatune_func import data
 from adatune_func.trees import dot, norm
-from benchmarks import record
-from benchmarks.models import MODELS, smooth
+from benchmarks.run import record
+from benchmarks.studies.models import MODELS, smooth
 
 
 def part(hvp: Any, fraction: float, factor: float) -> Any:

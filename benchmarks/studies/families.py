@@ -1,6 +1,6 @@
 """All six families train a few MARTHE steps on their real data sets, eager and compiled.
 
-    python -m benchmarks.families --data data
+    python -m benchmarks.studies.families --data data
 
 At reduced depth and width, because a CPU compiles for minutes what it runs in seconds. The learning
 rate is tuned by the default rule; both modes see the same batches, and reported is how far apart
@@ -24,7 +24,7 @@ from torch import nn
 
 import adatune_func as atf
 from adatune_func import data, networks
-from benchmarks import record
+from benchmarks.run import record
 
 #: family -> (data set, reduced network)
 FAMILIES: dict[str, tuple[str, Callable[[], nn.Module]]] = {

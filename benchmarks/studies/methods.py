@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import adatune_func as atf
-from benchmarks.classic import Step, classic, torch_optim
+from benchmarks.studies.classic import Step, classic, torch_optim
 
 RULE = atf.relative(step=1e-8)  # the default rule; the learning rate hardly moves
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 
 #: Arguments that say where things lie on one machine: no part of a result.
 _PLACES = ("data", "data_root", "output", "out", "model_loc", "resume")

@@ -1,6 +1,6 @@
 """Does the start learning rate matter under HD? Baydin et al. 2018 (arXiv 1703.04782), Figure 2.
 
-    python benchmarks/baydin.py --data-root data
+    python benchmarks/studies/baydin.py --data-root data
 
 Logistic regression on MNIST, batch 128, HD with the additive rule, by SGD and by Adam, from start
 lr 1e-6 ... 1e-1, beside the same lr held constant. Asked is how many iterations the whole training
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import adatune_func as atf
 from adatune_func import data
 from adatune_func.trees import tree_map
-from benchmarks import record
+from benchmarks.run import record
 
 STARTS = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1]
 #: Their hyper-learning-rates for logistic regression.

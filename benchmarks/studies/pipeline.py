@@ -1,6 +1,6 @@
 """What the input pipeline costs: the next batch over a plain training step on it.
 
-    python benchmarks/pipeline.py --data-root data          # VGG-11 on CIFAR-10, batch 128
+    python benchmarks/studies/pipeline.py --data-root data          # VGG-11 on CIFAR-10, batch 128
 
 Times the augmented training batch and the validation batch beside a step of plain SGD with
 momentum, alternately, so that load on the machine falls on all alike; medians go to
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 import adatune_func as atf
 from adatune_func import data as image_data
 from adatune_func import networks
-from benchmarks import record
+from benchmarks.run import record
 
 #: Share of the step that is still nothing.
 GOAL = 0.03

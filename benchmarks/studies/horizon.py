@@ -1,6 +1,6 @@
 """Test accuracy by mu and by the longest step, from several starts side by side.
 
-    python -m benchmarks.horizon --task mnist --mus 0.99 0.995 0.998 --longest 0.03
+    python -m benchmarks.studies.horizon --task mnist --mus 0.99 0.995 0.998 --longest 0.03
 
 What decided the defaults of ``marthe`` and ``relative``: the task and the batches are those of
 ``robustness.py``; every pair of mu and start is a member of one vmapped step.
@@ -18,7 +18,8 @@ import torch.nn.functional as F
 
 import adatune_func as atf
 from adatune_func import data, search
-from benchmarks import record, tasks
+from benchmarks.run import record
+from benchmarks.studies import tasks
 
 KEYS = ("task", "optimizer", "seed", "mu", "longest", "start")
 

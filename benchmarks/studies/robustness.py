@@ -1,6 +1,6 @@
 """Final accuracy against the learning rate a run starts from, method by method.
 
-    python -m benchmarks.robustness --task digits --methods marthe cosine --starts 1e-6 1e-2 1
+    python -m benchmarks.studies.robustness --task digits --methods marthe cosine --starts 1e-6 1
 
 With ``--together`` the starts of a seed train side by side, as one vmapped step on shared batches:
 several times as fast for an MLP (slower for convolutions), where ``seconds`` is the group's time
@@ -23,9 +23,10 @@ from typing import Any
 import torch
 
 from adatune_func import data
-from benchmarks import record, rivals
-from benchmarks.contenders import BASELINES, METHODS, trainer
-from benchmarks.tasks import OPTIMIZERS, TASKS, evaluate, pairs_of
+from benchmarks.run import record
+from benchmarks.studies import rivals
+from benchmarks.studies.contenders import BASELINES, METHODS, trainer
+from benchmarks.studies.tasks import OPTIMIZERS, TASKS, evaluate, pairs_of
 
 STARTS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 KEYS = ("method", "optimizer", "start", "seed")

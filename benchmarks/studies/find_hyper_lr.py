@@ -1,7 +1,7 @@
 """Is the hyper-learning-rate that the search finds as good as the best of a grid by hand?
 
-    python benchmarks/find_hyper_lr.py
-    python benchmarks/find_hyper_lr.py --draw      the figure again, from the JSON
+    python benchmarks/studies/find_hyper_lr.py
+    python benchmarks/studies/find_hyper_lr.py --draw      the figure again, from the JSON
 
 Tasks on scikit-learn's digits; MARTHE with the additive rule from a learning rate that is too low.
 The search sees runs from the same start on other batches. The grid by hand is a decade wide at each
@@ -25,8 +25,8 @@ from torch import Tensor, nn
 import adatune_func as atf
 from adatune_func import data, search
 from adatune_func.networks import MLP
-from benchmarks import record
-from benchmarks.curves import search_panel
+from benchmarks.run import record
+from benchmarks.run.curves import search_panel
 
 RESULT = record.RESULTS / "find_hyper_lr.json"
 

@@ -1,6 +1,6 @@
 """A learning rate for each layer of VGG-11 on CIFAR-10, beside one for all.
 
-    python -m benchmarks.per_layer --data data
+    python -m benchmarks.studies.per_layer --data data
 
 One group a convolution, one for the classifier, one for all BatchNorms. The ten tangents share one
 Hessian-vector product (``shared_product``), not the passes of the optimizer over them. Both runs
@@ -23,7 +23,7 @@ from torch.func import functional_call
 
 import adatune_func as atf
 from adatune_func import data, networks
-from benchmarks import record
+from benchmarks.run import record
 
 METHODS = ("one", "per layer")
 

@@ -1,6 +1,6 @@
 """README's figures, written from the JSON files under results/.
 
-    python -m benchmarks.readme           # rewrite the parts of README between their markers
+    python -m benchmarks.studies.readme      # rewrite the parts of README between their markers
 
 A part lies between ``<!-- figures: name -->`` and ``<!-- end -->``; ``PARTS`` says how each is
 drawn. A test compares README with what this module would write.
@@ -15,9 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import record, robustness
+from benchmarks.run import record
+from benchmarks.studies import robustness
 
-README = Path(__file__).parent.parent / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 MARKED = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 #: The tasks of robustness.py as README calls them.
@@ -176,12 +177,12 @@ def measured() -> str:
         [
             "HD, logistic regression on MNIST, iterations to training loss 0.29, by start",
             baydin(),
-            "`python benchmarks/baydin.py`",
+            "`python benchmarks/studies/baydin.py`",
         ],
         [
             "16 MLPs in one vmapped step, over one after the other",
             f"{population['speedup']:.1f} x",
-            "`python -m benchmarks.population`",
+            "`python -m benchmarks.studies.population`",
         ],
         [
             f"{hostile['runs']} hostile runs (NaN batches, start lr 1e3, ...): broken numbers",

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.tasks import Outcome
+from benchmarks.studies.tasks import Outcome
 
 #: (module, class, arguments by start) for each optimizer.
 PACKAGES: dict[str, dict[str, tuple[str, str, Callable[[float], dict[str, Any]]]]] = {

@@ -1,6 +1,6 @@
 """A learning rate for each parameter: what does one shared product lose, and what does it save?
 
-    python benchmarks/many_groups.py --steps 80
+    python benchmarks/studies/many_groups.py --steps 80
 
 Every strategy walks along the same training run (hyper-lr 0, SGD with momentum 0.9, each weight and
 each bias a group of its own) on the same batches. Reported over the steps: the cosine of the vector
@@ -25,7 +25,7 @@ import adatune_func as atf
 from adatune_func import data
 from adatune_func.networks import MLP, LeNet
 from adatune_func.trees import Hvp, tree_leaves
-from benchmarks import record
+from benchmarks.run import record
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "mlp": lambda: MLP((256, 128)),

@@ -28,7 +28,7 @@ from torch import Tensor
 import adatune_func as atf
 from adatune_func import checkpoint
 from adatune_func.trees import tree_leaves, tree_map, tree_paths
-from benchmarks.record import write
+from benchmarks.run.record import write
 
 #: Options that say where and how to run, not what: a resumed run takes its own of the first two.
 _NOT_KEPT = ("resume", "out")

@@ -12,7 +12,7 @@ matplotlib.use("Agg")  # a file, no window
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmarks.outputs import read_log
+from benchmarks.run.outputs import read_log
 
 COLOURS = ("tab:blue", "tab:green")
 

@@ -1,6 +1,6 @@
 """Throughput of a population: one vmapped, compiled step against the runs one after the other.
 
-    python benchmarks/population.py --threads 2
+    python benchmarks/studies/population.py --threads 2
 
 Both are compiled and timed in turn, round by round, so that a busy machine slows both; reported are
 medians over the rounds of the time of a step of all members, and of the ratio within a round.
@@ -22,7 +22,7 @@ from torch import nn
 import adatune_func as atf
 from adatune_func.networks import MLP, LeNet
 from adatune_func.search import looped, stack, vmapped
-from benchmarks import record
+from benchmarks.run import record
 
 
 def batchnorm_network() -> nn.Module:

@@ -1,7 +1,7 @@
 """What a step costs: every method side by side in one process.
 
-    python -m benchmarks.speed --networks mlp lenet
-    python -m benchmarks.speed --networks vgg_11 --device cuda --autocast
+    python -m benchmarks.studies.speed --networks mlp lenet
+    python -m benchmarks.studies.speed --networks vgg_11 --device cuda --autocast
 
 All methods of a network take turns, one step each, so that a busy machine slows all alike. Reported
 are the median time and the median, over the rounds, of the ratio to the compiled plain step of the
@@ -25,9 +25,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks import memory, record
-from benchmarks.methods import BASELINE, METHODS
-from benchmarks.models import MODELS
+from benchmarks.run import memory, record
+from benchmarks.studies.methods import BASELINE, METHODS
+from benchmarks.studies.models import MODELS
 
 COLUMNS = ["method", "ms", "ratio", "floor", "memory MB", "compile s"]
 
@@ -139,7 +139,7 @@ def _memory_of_a_child(network: str, method: str, arguments: Any) -> float | Non
         for flag in ("autocast", "channels-last")
         if getattr(arguments, flag.replace("-", "_"))
     ]
-    command = [sys.executable, "-m", "benchmarks.speed", "--child", "--networks", network]
+    command = [sys.executable, "-m", "benchmarks.studies.speed", "--child", "--networks", network]
     command += ["--methods", method, "--batch-size", str(arguments.batch_size), *given]
     command += ["--optimizer", arguments.optimizer, "--threads", str(arguments.threads)]
     # Every large block comes from the system and goes back to it, so that the peak is what is used.

@@ -1,6 +1,6 @@
 """Keep what runs led to: their options, epochs and test result, as rows of one JSON file.
 
-    python benchmarks/keep.py runs/one runs/other --output benchmarks/results/cifar_10.json
+    python benchmarks/run/keep.py runs/one runs/other --output benchmarks/results/cifar_10.json
 
 The folders of rtho.py and baselines.py hold everything and are not part of the repository; this is
 what a table needs of them. A run with the options of one that is there replaces it.
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import outputs, record
+from benchmarks.run import outputs, record
 
 SHOWN = ("script", "network", "dataset", "optimizer", "lr", "seed", "test_accuracy")
 

@@ -19,10 +19,10 @@ from tqdm import tqdm
 
 import adatune_func as atf
 from adatune_func import data as image_data
-from benchmarks import command_line, events, jobs, outputs, record
-from benchmarks.curves import draw, draw_search
-from benchmarks.jobs import Job
-from benchmarks.outputs import START, Progress
+from benchmarks.run import command_line, events, jobs, outputs, record
+from benchmarks.run.curves import draw, draw_search
+from benchmarks.run.jobs import Job
+from benchmarks.run.outputs import START, Progress
 
 
 class Plan(NamedTuple):

@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 import adatune_func as atf
 from adatune_func import data, networks
-from benchmarks.models import MODELS
+from benchmarks.studies.models import MODELS
 
 
 class Outcome(NamedTuple):

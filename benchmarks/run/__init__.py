@@ -1,0 +1,1 @@
+"""What the scripts share: command line, loop, folder of a run, curves, records as JSON."""
