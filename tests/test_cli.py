@@ -233,13 +233,15 @@ def test_a_folder_without_permission(capsys, tmp_path, monkeypatch):
 def test_a_download_without_network(capsys, tmp_path, monkeypatch):
     from urllib.error import URLError
 
-    from adatune_func import data
+    from adatune_func.data import image_sets
 
     class CIFAR100:
         def __init__(self, *args, **kwargs):
             raise URLError("no route to host")
 
-    monkeypatch.setattr(data, "torchvision_datasets", lambda: type("m", (), {"CIFAR100": CIFAR100}))
+    monkeypatch.setattr(
+        image_sets, "torchvision_datasets", lambda: type("m", (), {"CIFAR100": CIFAR100})
+    )
     words = "CIFAR100 is not complete under 'data' and could not be downloaded"
     assert_refused(rtho, [*FINE, "--dataset", "cifar_100"], words, capsys, tmp_path)
 
