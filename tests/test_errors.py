@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -149,17 +150,21 @@ def test_a_criterion_that_keeps_its_samples_apart(hvp):
 
 
 class Attention(nn.Module):
-    def __init__(self):
+    def __init__(self, backend):
         super().__init__()
-        self.qkv, self.head = nn.Linear(4, 12), nn.Linear(4, 3)
+        self.qkv, self.head, self.backend = nn.Linear(4, 12), nn.Linear(4, 3), backend
 
     def forward(self, x):
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
         q, k, v = self.qkv(x)[:, None].chunk(3, dim=-1)  # one head
-        return self.head(F.scaled_dot_product_attention(q, k, v).mean((1, 2)))
+        chosen = sdpa_kernel(getattr(SDPBackend, self.backend)) if self.backend else nullcontext()
+        with chosen:
+            return self.head(F.scaled_dot_product_attention(q, k, v).mean((1, 2)))
 
 
-def attention_step(hvp):
-    loss_fn, params, _ = atf.functionalize(Attention(), F.cross_entropy)
+def attention_step(hvp, backend=""):
+    loss_fn, params, _ = atf.functionalize(Attention(backend), F.cross_entropy)
     tuner = atf.rtho(loss_fn, atf.sgd(), hyper_update=RULE, hvp=hvp)
     batch = (torch.randn(2, 5, 4), torch.tensor([0, 2]))
     return tuner.step(tuner.init(params, hparams={"lr": 0.1}), batch, batch)[1]
@@ -167,21 +172,13 @@ def attention_step(hvp):
 
 @needs_sdpa_kernel
 @pytest.mark.parametrize("hvp", [atf.forward_over_reverse, atf.reverse_over_reverse])
-def test_attention_says_what_to_do(hvp):
-    with pytest.raises(NotImplementedError, match=r"SDPBackend.MATH.*finite_difference"):
-        attention_step(hvp)
-
-
-@needs_sdpa_kernel
-@pytest.mark.parametrize("hvp", [atf.forward_over_reverse, atf.reverse_over_reverse])
-def test_attention_works_with_the_math_backend_or_differences(hvp):
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
+def test_attention_that_chooses_its_kernel_says_what_to_do(hvp):
+    with pytest.raises(NotImplementedError, match=r"leave that out.*finite_difference"):
+        attention_step(hvp, "FLASH_ATTENTION")
     torch.manual_seed(0)
-    with sdpa_kernel(SDPBackend.MATH):
-        exact = attention_step(hvp)
+    exact = attention_step(hvp)
     torch.manual_seed(0)
-    cheap = attention_step(atf.finite_difference())
+    cheap = attention_step(atf.finite_difference(), "FLASH_ATTENTION")
     torch.testing.assert_close(exact.hypergrads["lr"], cheap.hypergrads["lr"])
 
 

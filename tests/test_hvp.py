@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import hessian, jacrev
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import adatune_func as atf
 from adatune_func.curvature import Gradient
+from adatune_func.curvature.kernels import derivable
 from adatune_func.trees import tree_leaves, tree_map
 from tests.cases import (
     EXACT_HVPS,
@@ -18,7 +20,6 @@ from tests.cases import (
     conv_batchnorm,
     dropout_mlp,
     in_channels_last,
-    needs_sdpa_kernel,
     start,
     tanh_mlp,
 )
@@ -248,33 +249,75 @@ def test_differences_refuse_dropout_in_words():
         products(atf.finite_difference(), dropout_mlp())
 
 
-def attention(backend="FLASH_ATTENTION"):
-    """One head over five tokens of width 6, by torch's fused kernels unless told otherwise."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
+def attention(layer=None):
+    """Over five tokens of width 6; two heads of torch's own function unless told otherwise."""
+    torch.manual_seed(6)
     problem = tanh_mlp()
     x = torch.randn(4, 5, 6, dtype=torch.float64)
+    if layer is not None:
+        loss_fn, params, buffers = atf.functionalize(
+            layer.double(), lambda output, x: (output - x).square().mean()
+        )
+        return problem._replace(
+            loss_fn=loss_fn, params=params, buffers=buffers, batches=[((x, x), (x, x))]
+        )
 
     def loss_fn(params, buffers, batch):
-        with sdpa_kernel(getattr(SDPBackend, backend)):
-            q = (batch @ params["q"])[:, None]
-            out = F.scaled_dot_product_attention(q, q, batch[:, None])
-        return out.square().mean(), buffers
+        q = (batch @ params["q"]).unflatten(2, (2, 3)).transpose(1, 2)
+        return F.scaled_dot_product_attention(q, q, q).square().mean(), buffers
 
     params = {"q": torch.randn(6, 6, dtype=torch.float64)}
     return problem._replace(loss_fn=loss_fn, params=params, buffers={}, batches=[(x, x)])
 
 
-@needs_sdpa_kernel
+class SelfAttention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+
+    def forward(self, x):
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
+ATTENTIONS = {
+    "function": attention,
+    "multihead": lambda: attention(SelfAttention()),
+    "encoder": lambda: attention(
+        nn.TransformerEncoderLayer(6, 2, 8, dropout=0.0, activation="gelu", batch_first=True)
+    ),
+}
+
+
 @pytest.mark.parametrize("hvp", EXACT_HVPS)
-def test_attention_needs_the_math_backend_and_says_so(hvp):
-    problem = attention("MATH")
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_attention_needs_no_context_manager(name, hvp):
+    problem = ATTENTIONS[name]()
     v, _, hv, _ = products(HVPS[hvp], problem)
-    torch.testing.assert_close(flat(hv), flat(v) @ dense_hessian(problem))
-    with pytest.raises(NotImplementedError, match=r"SDPBackend\.MATH.*finite_difference"):
-        products(HVPS[hvp], attention())
-    difference = products(atf.finite_difference(), attention(), v=v)[2]
+    with derivable():
+        matrix = dense_hessian(problem)
+    torch.testing.assert_close(flat(hv), flat(v) @ matrix)
+    difference = products(atf.finite_difference(), problem, v=v)[2]
     assert (flat(difference) - flat(hv)).norm() < 1e-4 * flat(hv).norm()
+
+
+@pytest.mark.parametrize("hvp", [*EXACT_HVPS, "gauss_newton"])
+def test_only_the_product_takes_another_kernel_of_attention(hvp):
+    """The outer pass, which needs gradients only, keeps torch's fast one."""
+    problem, calls = attention(SelfAttention()), []
+
+    class Log(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            calls.append(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    tuner = atf.marthe(problem.loss_fn, atf.sgd(), hvp=HVPS[hvp])
+    state = start(problem, tuner, {"lr": 0.1})
+    with Log():
+        tuner.step(state, *problem.batches[0])
+    fused = [i for i, name in enumerate(calls) if "_flash_attention" in name]
+    softmax = [i for i, name in enumerate(calls) if "softmax" in name]
+    assert len(fused) == 2 and softmax  # forward and backward of the outer pass
+    assert max(softmax) < min(fused)
 
 
 def test_tuners_with_different_products_take_turns_over_one_state():

@@ -42,9 +42,10 @@ def in_words(lacking: str, other: str = "") -> Callable[[Hvp], Hvp]:
                 if "forward AD" not in str(error) and "derivative for" not in str(error):
                     raise
                 raise NotImplementedError(
-                    f"the loss uses an operation without {lacking}; for attention, run the model "
-                    "under torch.nn.attention.sdpa_kernel(SDPBackend.MATH) or take "
-                    f"hvp=finite_difference(), which needs gradients only{instead} (torch: {error})"
+                    f"the loss uses an operation without {lacking}; where it chooses a kernel of "
+                    "attention itself, leave that out: exact products choose one that has it. Or "
+                    "take hvp=finite_difference(), which needs gradients only"
+                    f"{instead} (torch: {error})"
                 ) from error
 
         return explained

@@ -20,6 +20,7 @@ from torch.func import grad, grad_and_value
 
 from ..trees import Batch, GradFn, Params, Products, jvp, over_columns, tree_map, vjp
 from .explained import in_words
+from .kernels import derivable
 from .loss import Gradient, ModelLoss, checked_scalar
 
 
@@ -37,7 +38,8 @@ def gauss_newton(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Pr
     """
     model_fn, criterion, buffers = _parts(grad_fn)
     # One forward pass, hence one dropout mask, for everything below.
-    output, pullback, moved = vjp(lambda p: model_fn(p, buffers, batch), params, has_aux=True)
+    with derivable():
+        output, pullback, moved = vjp(lambda p: model_fn(p, buffers, batch), params, has_aux=True)
 
     def loss_of(output: Any) -> Tensor:
         return checked_scalar(criterion(output, batch))

@@ -12,6 +12,7 @@ import torch
 
 from ..trees import Batch, GradFn, Params, Products, first, jvp, over_columns, tree_map, vjp
 from .explained import in_words
+from .kernels import derivable
 
 
 @in_words("forward-mode derivatives", other="reverse_over_reverse")
@@ -24,7 +25,8 @@ def forward_over_reverse(grad_fn: GradFn, params: Params, batch: Batch, v: Param
     def along(column: Params) -> Any:
         return jvp(lambda p: grad_fn(p, batch), (params,), (column,), has_aux=True)
 
-    grads, products, aux = over_columns(along, v)
+    with derivable():
+        grads, products, aux = over_columns(along, v)
     return first(grads), products, first(aux)
 
 
@@ -34,8 +36,9 @@ def reverse_over_reverse(grad_fn: GradFn, params: Params, batch: Batch, v: Param
 
     Needs no forward mode, but keeps the graph of the backward pass in memory.
     """
-    grads, pullback, aux = vjp(lambda p: grad_fn(p, batch), params, has_aux=True)
-    return grads, over_columns(lambda column: pullback(column)[0], v), aux
+    with derivable():
+        grads, pullback, aux = vjp(lambda p: grad_fn(p, batch), params, has_aux=True)
+        return grads, over_columns(lambda column: pullback(column)[0], v), aux
 
 
 #: The default.

@@ -7,7 +7,7 @@
 from . import columns
 from .checks import check_bound, check_kind, checked_params, checked_state, copied, type_name
 from .columns import first, over_columns, squares
-from .compat import is_compiling
+from .compat import is_compiling, math_attention
 from .prefixes import owners_by_prefix
 from .transforms import jvp, vjp, vmap
 from .tree import (
@@ -59,6 +59,7 @@ __all__ = [
     "is_a",
     "is_compiling",
     "jvp",
+    "math_attention",
     "type_name",
     "norm",
     "over_columns",

@@ -1,0 +1,19 @@
+"""Kernels that have every derivative: what an exact product runs the model with.
+
+torch's fastest kernels come with a first derivative only. They stay for whatever needs no more than
+that: plain gradients, finite differences, the outer loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from ..trees import math_attention
+
+
+@contextmanager
+def derivable() -> Generator[None, None, None]:
+    """Run the block with kernels that have forward mode and a second backward pass."""
+    with math_attention():
+        yield
