@@ -67,6 +67,7 @@ class Info(NamedTuple):
     snr: HParams  # of the cosine over about 100 steps: |mean| / standard deviation; noise: 0.07
     mu: Tensor  # the discount used in this step
     accepted: Tensor  # bool: False after a null step
+    z_reset: HParams  # bool: this column of Z was not finite and starts again from 0
 
 
 class Tuner(NamedTuple):
@@ -142,9 +143,10 @@ def settle(
         guard_state = guard.learned(guard_state, verdict, losses)
     else:
         verdict = guard.judge(faulty, finite, share)
-    # A tangent that overflows says nothing of the candidate: all columns are forgotten, and
-    # training goes on.
-    z = where(all_finite(*candidate.z), candidate.z, tree_map(torch.zeros_like, candidate.z))
+    # A tangent that overflows says nothing of the candidate nor of other columns, which never meet
+    # it: it alone is forgotten, and training goes on.
+    finite_z = columns.finite(candidate.z, state.hparams)
+    z = columns.kept(candidate.z, finite_z)
     ratio, snr_state = snr.update(state.snr_state, signal.cosine)
     refused = state
     if rule is not None:
@@ -152,5 +154,6 @@ def settle(
         hparams = where(verdict.blamed, lowered, state.hparams)
         refused = state._replace(hparams=hparams)
     kept = where(verdict.accepted, candidate._replace(z=z, snr_state=snr_state), refused)
-    info = Info(loss, val_loss, *signal, ratio, mu, verdict.accepted)
+    z_reset = tree_map(lambda finite: verdict.accepted & ~finite, finite_z)
+    info = Info(loss, val_loss, *signal, ratio, mu, verdict.accepted, z_reset)
     return kept._replace(guard_state=guard_state), info

@@ -255,9 +255,83 @@ def test_a_tangent_that_overflows_is_forgotten_and_training_goes_on():
     huge = {name: torch.full_like(z, 3e38) for name, z in state.z.params.items()}
     state = state._replace(z=state.z._replace(params=huge))
     after, info = tuner.step(state, *problem.batches[0])
-    assert info.accepted
+    assert info.accepted and info.z_reset["lr"]
     assert all(bool((leaf == 0).all()) for leaf in tree_leaves(after.z))
     assert float(after.hparams["lr"]) == float(state.hparams["lr"])
+    assert not tuner.step(after, *problem.batches[1])[1].z_reset["lr"]
+
+
+def test_a_column_that_overflows_alone_is_forgotten():
+    """The other column and its hypergradient are what they are without it."""
+    problem = tanh_mlp()
+    states, h = {}, {}
+    for names in (("lr", "momentum"), ("momentum",)):
+        tuner = atf.marthe(
+            problem.loss_fn, atf.sgd(lr=0.02, momentum=0.5), hyper_update=atf.additive(0.0)
+        )
+        hparams = {name: {"lr": 0.02, "momentum": 0.5}[name] for name in names}
+        state = start(problem, tuner, hparams)
+        for t, pair in enumerate(problem.batches):
+            if t == 2 and "lr" in names:
+                state.z.params["0.weight"][0, 0, 0] = INF
+            state, info = tuner.step(state, *pair)
+            h[names] = info.hypergrads["momentum"]
+            if "lr" in names:
+                assert info.accepted and not info.z_reset["momentum"]
+                assert bool(info.z_reset["lr"]) is (t == 2)
+                assert bool((state.z.params["0.weight"][0] == 0).all()) is (t == 2)
+        states[names] = state
+    both, alone = states["lr", "momentum"], states["momentum",]
+    for mine, other in zip(tree_leaves(both.z), tree_leaves(alone.z), strict=True):
+        torch.testing.assert_close(mine[1:], other, rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(*h.values(), rtol=1e-12, atol=0)
+
+
+def test_a_null_step_resets_nothing():
+    problem = tanh_mlp(steps=2)
+    tuner = atf.marthe(problem.loss_fn, OPTIMIZERS["sgd_momentum"])
+    state = trained(tuner, problem, 0.05)
+    (x, y), val_batch = problem.batches[0]
+    after, info = tuner.step(state, (x * NAN, y), val_batch)
+    assert not info.accepted and not info.z_reset["lr"] and same(state.z, after.z)
+
+
+def test_a_square_root_at_zero_shows_as_a_reset_of_z():
+    """An optimizer of the user's own: RMSprop with a plain sqrt, a row that is never looked up."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Tanh(), nn.Linear(8, 3)).double()
+    loss_fn, params, buffers = atf.functionalize(model, F.cross_entropy)
+    pairs = [
+        tuple((torch.randint(5, (6, 2)), torch.randint(3, (6,))) for _ in range(2))
+        for _ in range(4)
+    ]
+
+    def rmsprop(sqrt):
+        def update(grads, square, params, hparams):
+            square = tree_map(lambda s, g: 0.9 * s + 0.1 * g * g, square, grads)
+            step = tree_map(lambda g, s: -hparams["lr"] * g / (sqrt(s) + 1e-4), grads, square)
+            return step, square
+
+        return atf.Optimizer(lambda p: tree_map(torch.zeros_like, p), update, {"lr": 1e-3})
+
+    def safe(v):
+        return torch.where(v > 0, torch.where(v > 0, v, 1.0).sqrt(), 0.0)
+
+    for sqrt, reset in ((torch.sqrt, True), (safe, False)):
+        tuner = atf.marthe(loss_fn, rmsprop(sqrt))
+        state = tuner.init(params, {"lr": 1e-3}, buffers)
+        for batch, val_batch in pairs:
+            state, info = tuner.step(state, batch, val_batch)
+            assert info.accepted and bool(info.z_reset["lr"]) is reset
+        assert (float(state.hparams["lr"]) == 1e-3) is reset
+
+
+def test_plain_training_has_no_tangent_to_reset():
+    problem = tanh_mlp(steps=1)
+    tuner = atf.plain(problem.loss_fn, atf.sgd())
+    for hparams in ({}, {"lr": 0.1, "momentum": 0.9}):
+        _, info = tuner.step(start(problem, tuner, hparams), problem.batches[0][0])
+        assert info.z_reset == dict.fromkeys(hparams, torch.tensor(False))
 
 
 @pytest.mark.compiles

@@ -56,6 +56,24 @@ def squares(columns: PyTree) -> Tensor:
     return _total(leaf.square() for leaf in tree_leaves(columns))
 
 
+def finite(columns: PyTree, like: PyTree) -> PyTree:
+    """Whether column k has no inf nor NaN, a 0-d bool at the k-th leaf of ``like``."""
+    leaves = [leaf[..., None].isfinite().flatten(1).all(1) for leaf in tree_leaves(columns)]
+    if not leaves:  # a tree without tangent: plain training
+        return tree_map(lambda leaf: torch.ones_like(leaf, dtype=torch.bool), like)
+    return unstack(torch.stack(leaves).all(0), like)
+
+
+def kept(columns: PyTree, keep: PyTree) -> PyTree:
+    """Column k where the k-th leaf of ``keep``, a 0-d bool, holds; zeros elsewhere."""
+    if not tree_leaves(keep):
+        return columns
+    mask = torch.stack(tree_leaves(keep))
+    return tree_map(
+        lambda leaf: torch.where(mask.view(-1, *(1,) * (leaf.ndim - 1)), leaf, 0.0), columns
+    )
+
+
 def over_columns(fn: Callable[[PyTree], Any], columns: PyTree) -> Any:
     """``fn`` of each column, results stacked on dim 0; random draws are shared by all columns.
 

@@ -146,6 +146,7 @@ def _line(step: int, info: atf.Info, hparams: Any) -> dict[str, Any]:
         "val_loss": float(info.val_loss),
         "mu": float(info.mu),
         "accepted": bool(info.accepted),
+        "z_reset": any(numbers(info.z_reset).values()),
         **numbers(hparams),
         **{f"hypergrad_{name}": value for name, value in numbers(info.hypergrads).items()},
         **{f"cosine_{name}": value for name, value in numbers(info.cosine).items()},

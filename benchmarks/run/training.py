@@ -157,6 +157,8 @@ def end_of_epoch(
     }
     outputs.append(Path(args.out), [epoch])
     skipped = f"  null steps {epoch['null_steps']}" if epoch["null_steps"] else ""
+    if resets := sum(line["z_reset"] for line in lines):
+        skipped += f"  Z reset {resets} times"
     tqdm.write(
         f"epoch {epoch['epoch']:3d}  train loss {epoch['train_loss']:.4f}  "
         f"validation {100 * accuracy:.2f} %  lr {epoch['lr']:.3e}{skipped}"
