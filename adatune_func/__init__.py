@@ -19,6 +19,7 @@ from .curvature import (
     shared_product,
 )
 from .functional import Functional, averages, functionalize, write_back
+from .jit import jit
 from .optimizers import (
     Optimizer,
     adam,
@@ -101,6 +102,7 @@ __all__ = [
     # around training
     "check_tangents",
     "checkpoint",
+    "jit",
     "load",
     "save",
     "schedules",

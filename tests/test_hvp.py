@@ -249,6 +249,10 @@ def test_differences_refuse_dropout_in_words():
         products(atf.finite_difference(), dropout_mlp())
 
 
+def squared_error(output, target):
+    return (output - target).square().mean()
+
+
 def attention(layer=None):
     """Over five tokens of width 6; two heads of torch's own function unless told otherwise."""
     torch.manual_seed(6)

@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).parents[1] / "adatune_func"
 #: Rooms and files of the core, the lowest first; what stands in one line does not know each other.
 LEVELS = [
     {"trees"},
-    {"optimizers", "curvature", "rules", "guard", "schedules", "checkpoint"},
-    {"recursion", "presets"},
+    {"optimizers", "curvature", "rules", "guard", "schedules", "checkpoint", "graphs"},
+    {"recursion", "presets", "jit"},
     {"state"},
     {"tuner", "plain_training", "functional", "check"},
     {"search"},

@@ -7,7 +7,15 @@
 from . import columns
 from .checks import check_bound, check_kind, checked_params, checked_state, copied, type_name
 from .columns import first, over_columns, squares
-from .compat import is_compiling, math_attention
+from .compat import (
+    autocast_dtype,
+    global_state,
+    is_compiling,
+    is_transforming,
+    lookup_backend,
+    math_attention,
+    without_modes,
+)
 from .prefixes import owners_by_prefix
 from .transforms import jvp, vjp, vmap
 from .tree import (
@@ -48,6 +56,7 @@ __all__ = [
     "PyTree",
     "Signal",
     "all_finite",
+    "autocast_dtype",
     "check_bound",
     "check_kind",
     "checked_params",
@@ -56,9 +65,12 @@ __all__ = [
     "copied",
     "dot",
     "first",
+    "global_state",
     "is_a",
     "is_compiling",
+    "is_transforming",
     "jvp",
+    "lookup_backend",
     "math_attention",
     "type_name",
     "norm",
@@ -74,4 +86,5 @@ __all__ = [
     "vjp",
     "vmap",
     "where",
+    "without_modes",
 ]

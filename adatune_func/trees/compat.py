@@ -7,6 +7,15 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
+from torch.utils import _python_dispatch as python_dispatch
+
+# private parts of torch, or parts that come and go
+_torch: Any = torch
+_forward_ad: Any = forward_ad
+_python_dispatch: Any = python_dispatch
 
 
 def _never() -> bool:
@@ -17,9 +26,9 @@ def _never() -> bool:
 is_compiling: Callable[[], bool] = getattr(getattr(torch, "compiler", None), "is_compiling", _never)
 
 try:  # torch 2.3 and newer
-    import torch.nn.attention as _of_torch
+    import torch.nn.attention as attention
 
-    _attention: Any = _of_torch
+    _attention: Any = attention
 
     def math_attention() -> AbstractContextManager[Any]:
         """``scaled_dot_product_attention`` as plain matrix products, differentiable at will."""
@@ -29,5 +38,68 @@ except ImportError:
 
     def math_attention() -> AbstractContextManager[Any]:
         """``scaled_dot_product_attention`` as plain matrix products, differentiable at will."""
-        cuda: Any = torch.backends.cuda  # the flags of the CPU's kernels are kept there as well
-        return cuda.sdp_kernel(enable_flash=False, enable_math=True, enable_mem_efficient=False)
+        # the flags of the CPU's kernels are kept there as well
+        return _torch.backends.cuda.sdp_kernel(
+            enable_flash=False, enable_math=True, enable_mem_efficient=False
+        )
+
+
+try:  # torch 2.4 and newer
+    _torch.is_autocast_enabled("cpu")
+
+    def autocast_dtype(device: str) -> torch.dtype | None:
+        """What autocast on "cpu" or "cuda" casts to, ``None`` where it is off."""
+        on = _torch.is_autocast_enabled(device)
+        return _torch.get_autocast_dtype(device) if on else None
+
+except TypeError:
+
+    def autocast_dtype(device: str) -> torch.dtype | None:
+        """What autocast on "cpu" or "cuda" casts to, ``None`` where it is off."""
+        if device == "cpu":
+            return _torch.get_autocast_cpu_dtype() if _torch.is_autocast_cpu_enabled() else None
+        return _torch.get_autocast_gpu_dtype() if _torch.is_autocast_enabled() else None
+
+
+def global_state() -> tuple[Any, ...]:
+    """The modes and flags of torch that change which operations a function calls."""
+    cuda, cudnn = _torch.backends.cuda, _torch.backends.cudnn
+    return (
+        _torch.is_grad_enabled(),
+        _torch.is_inference_mode_enabled(),
+        autocast_dtype("cpu"),
+        autocast_dtype("cuda"),
+        _torch.get_default_dtype(),
+        _torch.are_deterministic_algorithms_enabled(),
+        _torch.get_float32_matmul_precision(),
+        cudnn.allow_tf32,
+        cudnn.enabled,
+        _torch._C._get_mkldnn_enabled(),
+        cuda.flash_sdp_enabled(),
+        cuda.mem_efficient_sdp_enabled(),
+        cuda.math_sdp_enabled(),
+    )
+
+
+def is_transforming() -> bool:
+    """Whether a function is called to be traced or differentiated or mapped, not to be run."""
+    modes = _python_dispatch._get_current_dispatch_mode_stack()
+    return (
+        is_compiling()
+        or _torch._C._functorch.peek_interpreter_stack() is not None
+        or _forward_ad._current_level >= 0
+        or any(isinstance(mode, ProxyTorchDispatchMode | FakeTensorMode) for mode in modes)
+    )
+
+
+def lookup_backend(name: str) -> Callable[..., Any]:
+    """What ``torch.compile`` calls by this name with a graph and its inputs."""
+    import torch._dynamo as dynamo  # only who compiles pays for the import
+
+    of: Any = dynamo
+    return of.lookup_backend(name)
+
+
+def without_modes() -> AbstractContextManager[Any]:
+    """Where operations run on real numbers, in the midst of tracing."""
+    return _python_dispatch._disable_current_modes()

@@ -1,0 +1,24 @@
+"""Pure functions as flat graphs of ATen operations, traced once and cleaned before they compile.
+
+``kinds`` says when a graph serves, ``tracing`` makes it, ``aliases`` knows what shares memory and
+what is written to, ``cleaning`` drops what is dead or double, ``zeros`` what is multiplied by zero,
+``donation`` lets new values take the memory of old ones.
+"""
+
+from .cleaning import without_dead, without_duplicates
+from .donation import donated
+from .kinds import Kind, check_new, kind_of
+from .tracing import Traced, trace
+from .zeros import without_zeros
+
+__all__ = [
+    "Kind",
+    "Traced",
+    "check_new",
+    "donated",
+    "kind_of",
+    "trace",
+    "without_dead",
+    "without_duplicates",
+    "without_zeros",
+]
