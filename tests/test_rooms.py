@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "adatune_func"
 LEVELS = [
     {"trees"},
     {"optimizers", "curvature", "rules", "guard", "schedules", "checkpoint"},
-    {"recursion", "presets"},
-    {"state"},
+    {"recursion", "presets", "weight_norm"},
+    {"state", "checking"},
     {"tuner", "plain_training", "functional", "check"},
     {"search"},
 ]
