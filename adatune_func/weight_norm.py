@@ -1,9 +1,9 @@
 """Weight norm written out, ``w = g v / ‖v‖``, where torch's fused kernel has no right Hessian.
 
-The kernel's second derivative takes ``‖v‖`` for a constant: ``torch._weight_norm`` saves it as a
-result that is not differentiable, as LayerNorm did for its third derivative (pytorch#175754). Its
-products in reverse mode are off, silently, by 13 % on a layer of 8 units; forward mode it has none,
-and dynamo does not trace it. Written out, all three are right, and the gradient is the same.
+The kernel's backward pass divides by a ``‖v‖`` that it saved and that has no derivative, so the
+second one takes it for a constant (as LayerNorm's third does, pytorch#175754). Its products in
+reverse mode are off, silently, by 3 to 36 % where it was tried; forward mode it has none, and
+dynamo does not trace it. Written out, all three are right, and the gradient is the same.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ except ImportError:  # before torch 2.1 there was the hook only
     Fused: Any = ()
 
 
-vector_norm: Any = torch.linalg.vector_norm
+vector_norm: Any = torch.linalg.vector_norm  # pyright: ignore[reportUnknownMemberType]
 
 
 def weight(g: Tensor, v: Tensor, dim: int) -> Tensor:
