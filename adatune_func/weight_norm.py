@@ -20,7 +20,7 @@ except ImportError:  # before torch 2.1 there was the hook only
     Fused: Any = ()
 
 
-vector_norm: Any = torch.linalg.vector_norm  # pyright: ignore[reportUnknownMemberType]
+vector_norm: Any = torch.linalg.vector_norm  # pyright: ignore
 
 
 def weight(g: Tensor, v: Tensor, dim: int) -> Tensor:
