@@ -27,6 +27,7 @@ from .optimizers import (
     by_prefix,
     clip_grad_norm,
     clip_grads,
+    safe_sqrt,
     sgd,
 )
 from .plain_training import plain
@@ -62,6 +63,7 @@ __all__ = [
     "by_prefix",
     "clip_grad_norm",
     "clip_grads",
+    "safe_sqrt",
     "sgd",
     # curvature
     "accumulate",
