@@ -395,7 +395,12 @@ def test_a_square_root_at_zero_is_found_with_optimizer_and_leaf():
     check = checked(unseen_rows(), rmsprop(), {"lr": 1e-3})["lr"]
     assert named(check) == ["optimizer"] and check.relative_error == float("inf")
     assert "(rmsprop)" in check.says[0] and "params['0.weight']" in check.says[0]
-    assert "safe_sqrt" in check.says[0] and "at step 0" in check.says[0]
+    assert "adatune_func.safe_sqrt" in check.says[0] and "at step 0" in check.says[0]
+    problem = unseen_rows()
+    cured = checked(problem, rmsprop(atf.safe_sqrt), {"lr": 1e-3})["lr"]
+    assert cured.says == () and cured.relative_error < 1e-4
+    want = central_difference(problem, rmsprop(), {"lr": 1e-3}, "lr")
+    assert cured.hypergrad == pytest.approx(want, rel=1e-4)
 
 
 def test_only_the_column_that_is_not_finite_is_judged():

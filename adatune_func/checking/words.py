@@ -62,7 +62,8 @@ def _optimizer(run: Run, k: int, name: str, check: PartCheck, moments: Sequence[
     if check.relative_error == torch.inf:
         return (
             f"{head}: a sqrt, norm, power or division at 0, whose derivative is inf or NaN; take "
-            "adatune_func.safe_sqrt in place of sqrt. In training this column of Z is reset at each such step"
+            "adatune_func.safe_sqrt in place of sqrt. In training this column of Z is reset at "
+            "each such step"
         )
     return f"{head}: something in its update is detached, rounded, or has a wrong derivative"
 
