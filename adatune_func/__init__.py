@@ -28,6 +28,7 @@ from .optimizers import (
     by_prefix,
     clip_grad_norm,
     clip_grads,
+    safe_sqrt,
     sgd,
 )
 from .plain_training import plain
@@ -63,6 +64,7 @@ __all__ = [
     "by_prefix",
     "clip_grad_norm",
     "clip_grads",
+    "safe_sqrt",
     "sgd",
     # curvature
     "accumulate",

@@ -15,6 +15,7 @@ from .curvature import ModelLoss
 from .optimizers import AveragedState
 from .state import TunerState
 from .trees import Batch, Buffers, is_a
+from .weight_norm import write_out_weight_norm
 
 
 class Functional(NamedTuple):
@@ -47,6 +48,7 @@ def functionalize(
         ValueError: from ``loss_fn``, when its params and buffers are not those of the module.
     """
     module = copy.deepcopy(module).train(train)
+    write_out_weight_norm(module)
     params = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
     frozen = {n: p.detach().clone() for n, p in module.named_parameters() if not p.requires_grad}
     running = {n: b.detach().clone() for n, b in module.named_buffers()}

@@ -314,10 +314,7 @@ def test_a_square_root_at_zero_shows_as_a_reset_of_z():
 
         return atf.Optimizer(lambda p: tree_map(torch.zeros_like, p), update, {"lr": 1e-3})
 
-    def safe(v):
-        return torch.where(v > 0, torch.where(v > 0, v, 1.0).sqrt(), 0.0)
-
-    for sqrt, reset in ((torch.sqrt, True), (safe, False)):
+    for sqrt, reset in ((torch.sqrt, True), (atf.safe_sqrt, False)):
         tuner = atf.marthe(loss_fn, rmsprop(sqrt))
         state = tuner.init(params, {"lr": 1e-3}, buffers)
         for batch, val_batch in pairs:

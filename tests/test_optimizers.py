@@ -88,6 +88,15 @@ def test_tangents_are_finite_at_zero_gradients(name):
         assert leaf.isfinite().all()
 
 
+def test_safe_sqrt_is_the_root_everywhere_but_its_derivative_at_0_is_0():
+    v = torch.tensor([0.0, 4.0, 1e-300, -1.0, float("nan"), float("inf")], dtype=torch.float64)
+    value, tangent = jvp(atf.safe_sqrt, (v,), (torch.ones_like(v),))
+    assert torch.equal(value[:3], v.sqrt()[:3]) and value[3:5].isnan().all() and value[5].isinf()
+    assert tangent[0] == 0 and torch.equal(tangent[1:3], 0.5 / v[1:3].sqrt())
+    twice = torch.func.hessian(lambda v: atf.safe_sqrt(v).sum())(v[:2])
+    torch.testing.assert_close(twice, torch.diag(torch.tensor([0.0, -1 / 32]).double()))
+
+
 def test_beta_zero_has_the_right_derivative():
     """m/(1 - beta1^t) does not depend on beta1 at t = 1, also at beta1 = 0."""
     optimizer, params = atf.adam(), {"w": torch.ones(2, dtype=torch.float64)}

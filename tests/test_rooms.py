@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "adatune_func"
 LEVELS = [
     {"trees"},
     {"optimizers", "curvature", "rules", "guard", "schedules", "checkpoint", "graphs"},
-    {"recursion", "presets", "jit"},
-    {"state"},
+    {"recursion", "presets", "jit", "weight_norm"},
+    {"state", "checking"},
     {"tuner", "plain_training", "functional", "check"},
     {"search"},
 ]

@@ -10,6 +10,7 @@ from .checks import checked_hparams
 from .clipping import clip_grad_norm, clip_grads
 from .groups import by_prefix, groups
 from .optimizer import Optimizer, at_params
+from .roots import safe_sqrt
 from .sgd import SGDState, sgd
 
 __all__ = [
@@ -26,5 +27,6 @@ __all__ = [
     "clip_grad_norm",
     "clip_grads",
     "groups",
+    "safe_sqrt",
     "sgd",
 ]

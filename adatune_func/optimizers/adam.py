@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..trees import HParams, Params, scalar_like, tree_map
 from .optimizer import Optimizer
+from .roots import safe_sqrt
 
 
 class AdamState(NamedTuple):
@@ -95,7 +96,7 @@ def _adam_direction(grads: Params, state: AdamState, hparams: HParams) -> tuple[
     m = tree_map(lambda m, g: beta1 * m + (1 - beta1) * g, state.exp_avg, grads)
     v = tree_map(lambda v, g: beta2 * v + (1 - beta2) * g * g, state.exp_avg_sq, grads)
     gap1, gap2 = _one_minus_power(beta1, step), torch.sqrt(_one_minus_power(beta2, step))
-    direction = tree_map(lambda m, v: m / gap1 / (_safe_sqrt(v) / gap2 + eps), m, v)
+    direction = tree_map(lambda m, v: m / gap1 / (safe_sqrt(v) / gap2 + eps), m, v)
     return direction, AdamState(m, v, step)
 
 
@@ -108,9 +109,3 @@ def _one_minus_power(beta: Tensor | float, step: Tensor) -> Tensor:
     return torch.where(
         small, 1 - beta**step, -torch.expm1(step * torch.log(torch.where(small, 0.5, beta)))
     )
-
-
-def _safe_sqrt(v: Tensor) -> Tensor:
-    """``√v`` whose tangent at v = 0 is 0, not 0/0: there the gradients were all 0 so far."""
-    positive = v > 0
-    return torch.where(positive, torch.sqrt(torch.where(positive, v, 1.0)), 0.0)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import functools
 
-import torch
-
 from ..trees import HParams, Params, PyTree, check_bound, dot, tree_map
 from .optimizer import Optimizer
+from .roots import safe_sqrt
 
 
 def clip_grads(optimizer: Optimizer, c: float) -> Optimizer:
@@ -44,9 +43,7 @@ def clip_grad_norm(optimizer: Optimizer, c: float) -> Optimizer:
         grads: Params, state: PyTree, params: Params, hparams: HParams
     ) -> tuple[Params, PyTree]:
         square = dot(grads, grads)
-        # The root has no tangent at 0, where the scale is 1 anyway.
-        norm = torch.sqrt(torch.where(square > 0, square, 1.0))
-        scale = torch.where(square > 0, (c / (norm + 1e-6)).clamp(max=1.0), 1.0)
+        scale = (c / (safe_sqrt(square) + 1e-6)).clamp(max=1.0)
         return optimizer.update(tree_map(lambda g: scale * g, grads), state, params, hparams)
 
     return optimizer._replace(update=update)

@@ -41,6 +41,12 @@ tree_unflatten: Callable[..., Any] = optree.tree_unflatten
 tree_paths: Callable[..., list[tuple[Any, ...]]] = optree.tree_paths
 
 
+def tree_names(tree: PyTree, root: str = "") -> list[str]:
+    """How each leaf is reached from ``root``, ``opt_state.exp_avg['0.weight']``, for messages."""
+    accessors: list[Any] = optree.tree_accessors(tree)
+    return [accessor.codify(root).removeprefix(".") for accessor in accessors]
+
+
 def tree_leaves(tree: PyTree) -> list[Any]:
     """The leaves of a tree, ``None`` included, so that it can be refused in words.
 
