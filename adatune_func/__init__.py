@@ -1,6 +1,6 @@
 """Tune learning rates and other hyperparameters while a network trains, by hypergradients."""
 
-from . import checkpoint, guard, recursion, schedules, search
+from . import checkpoint, guard, recursion, schedules, search, shapes
 from . import curvature as hvp
 from .check import check_tangents
 from .checkpoint import load, save
@@ -19,15 +19,18 @@ from .curvature import (
     shared_product,
 )
 from .functional import Functional, averages, functionalize, write_back
+from .horizon import cool_down, effective_lr
 from .optimizers import (
     Optimizer,
     adam,
     adamw,
     averaged,
     by_prefix,
+    by_ratio,
     clip_grad_norm,
     clip_grads,
     safe_sqrt,
+    scheduled,
     sgd,
 )
 from .plain_training import plain
@@ -61,9 +64,11 @@ __all__ = [
     "averaged",
     "averages",
     "by_prefix",
+    "by_ratio",
     "clip_grad_norm",
     "clip_grads",
     "safe_sqrt",
+    "scheduled",
     "sgd",
     # curvature
     "accumulate",
@@ -103,8 +108,11 @@ __all__ = [
     # around training
     "check_tangents",
     "checkpoint",
+    "cool_down",
+    "effective_lr",
     "load",
     "save",
     "schedules",
     "search",
+    "shapes",
 ]
