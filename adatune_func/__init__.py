@@ -1,6 +1,6 @@
 """Tune learning rates and other hyperparameters while a network trains, by hypergradients."""
 
-from . import checkpoint, guard, recursion, schedules, search
+from . import checkpoint, guard, recursion, schedules, search, shapes
 from . import curvature as hvp
 from .check import check_tangents
 from .checkpoint import load, save
@@ -19,6 +19,7 @@ from .curvature import (
     shared_product,
 )
 from .functional import Functional, averages, functionalize, write_back
+from .horizon import cool_down, effective_lr
 from .jit import jit
 from .optimizers import (
     Optimizer,
@@ -26,9 +27,11 @@ from .optimizers import (
     adamw,
     averaged,
     by_prefix,
+    by_ratio,
     clip_grad_norm,
     clip_grads,
     safe_sqrt,
+    scheduled,
     sgd,
 )
 from .plain_training import plain
@@ -62,9 +65,11 @@ __all__ = [
     "averaged",
     "averages",
     "by_prefix",
+    "by_ratio",
     "clip_grad_norm",
     "clip_grads",
     "safe_sqrt",
+    "scheduled",
     "sgd",
     # curvature
     "accumulate",
@@ -105,8 +110,11 @@ __all__ = [
     "check_tangents",
     "checkpoint",
     "jit",
+    "cool_down",
+    "effective_lr",
     "load",
     "save",
     "schedules",
     "search",
+    "shapes",
 ]

@@ -72,6 +72,24 @@ def cosine(lr: float, steps: int, final: float = 0.0) -> Schedule:
     return lambda step: _half_cosine(lr, final, _at_most(step / steps, 1.0))
 
 
+def cooldown(lr: float, steps: int, last: float = 0.2) -> Schedule:
+    """η(t) = lr min(1, (1 - t / steps) / last) from `steps` on 0: constant, then linear to nothing.
+
+    Args:
+        last: the part of `steps` that cools down, in (0, 1]; at 1 the line starts at once.
+
+    Source: Hägele et al. 2024 (arXiv 2405.18392): as good as a cosine, and the end may be chosen
+    late.
+
+    >>> [round(cooldown(1.0, steps=10, last=0.4)(step), 3) for step in (0, 6, 7, 9, 10, 99)]
+    [1.0, 1.0, 0.75, 0.25, 0.0, 0.0]
+    """
+    _check_rate("lr", lr)
+    _check_count("steps", steps)
+    _check(0 < last <= 1, f"last must lie in (0, 1], not {last}")
+    return lambda step: lr * _at_most((steps - _at_most(step, steps)) / (last * steps), 1.0)
+
+
 def cosine_restarts(lr: float, t_0: int, t_mult: int = 2, final: float = 0.0) -> Schedule:
     """SGDR: cosine runs from lr towards `final`, of t_0, t_0 · t_mult, t_0 · t_mult², ... steps.
 
@@ -158,7 +176,7 @@ def _floor_at_0(x: float | Tensor) -> Step:
     return x.floor().clamp(min=0).long() if isinstance(x, Tensor) else max(math.floor(x), 0)
 
 
-def _at_most(x: float | Tensor, limit: float) -> float | Tensor:
+def _at_most(x: Step | float, limit: float) -> float | Tensor:
     return x.clamp(max=limit) if isinstance(x, Tensor) else min(x, limit)
 
 

@@ -96,7 +96,14 @@ OPTIMIZERS: dict[str, atf.Optimizer] = {
     "adam": atf.adam(lr=0.01, eps=1e-4, weight_decay=1e-2),
     "adamw": atf.adamw(lr=0.01, eps=1e-4, weight_decay=1e-2),
     "clipped": atf.clip_grad_norm(atf.clip_grads(atf.sgd(lr=0.1, momentum=0.9), 0.05), 0.2),
+    "scheduled": atf.scheduled(atf.sgd(lr=0.1, momentum=0.9), atf.shapes.cooldown(60, last=0.9)),
+    "by_ratio": atf.by_ratio(
+        atf.adamw(lr=0.01, eps=1e-4), lr={"": 1.0, "0": 2.0}, weight_decay={"": 1.0, "0.bias": 0.0}
+    ),
 }
+
+#: Wrappers around what is compiled anyway; their own files compile them once.
+WRAPPED = ("scheduled", "by_ratio")
 
 HVPS: dict[str, Any] = {
     "forward_over_reverse": atf.forward_over_reverse,

@@ -8,7 +8,16 @@ from torch._dynamo.exc import RecompileError
 
 import adatune_func as atf
 from adatune_func.trees import tree_leaves, tree_map
-from tests.cases import HVPS, METHODS, OPTIMIZERS, conv_batchnorm, in_channels_last, start, tanh_mlp
+from tests.cases import (
+    HVPS,
+    METHODS,
+    OPTIMIZERS,
+    WRAPPED,
+    conv_batchnorm,
+    in_channels_last,
+    start,
+    tanh_mlp,
+)
 
 pytestmark = pytest.mark.compiles
 
@@ -21,7 +30,7 @@ def no_recompilation():
 
 
 #: sgd and sgd_momentum are sgd_dampening with other numbers: the same graph.
-GRAPHS = [name for name in OPTIMIZERS if name not in ("sgd", "sgd_momentum")]
+GRAPHS = [name for name in OPTIMIZERS if name not in ("sgd", "sgd_momentum", *WRAPPED)]
 
 
 def covering():

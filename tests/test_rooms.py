@@ -12,11 +12,11 @@ PACKAGE = Path(__file__).parents[1] / "adatune_func"
 
 #: Rooms and files of the core, the lowest first; what stands in one line does not know each other.
 LEVELS = [
-    {"trees"},
-    {"optimizers", "curvature", "rules", "guard", "schedules", "checkpoint", "graphs"},
+    {"trees", "schedules"},
+    {"optimizers", "curvature", "rules", "guard", "shapes", "checkpoint", "graphs"},
     {"recursion", "presets", "jit", "weight_norm"},
     {"state", "checking"},
-    {"tuner", "plain_training", "functional", "check"},
+    {"tuner", "plain_training", "functional", "horizon", "check"},
     {"search"},
 ]
 

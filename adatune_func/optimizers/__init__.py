@@ -1,16 +1,17 @@
 """Optimizers as triples of pure pieces, and what wraps one and is an optimizer again.
 
-``optimizer`` says what one is, ``sgd`` and ``adam`` equal ``torch.optim``, ``clipping``, ``groups``
-and ``averaging`` wrap; ``checks`` looks at the hyperparameters given for one.
+``optimizer`` says what one is, ``sgd`` and ``adam`` equal ``torch.optim``; ``clipping``,
+``groups``, ``scheduling`` and ``averaging`` wrap; ``checks`` looks at the hyperparameters given.
 """
 
 from .adam import AdamState, adam, adamw
 from .averaging import AveragedState, averaged
 from .checks import checked_hparams
 from .clipping import clip_grad_norm, clip_grads
-from .groups import by_prefix, groups
+from .groups import by_prefix, by_ratio, groups
 from .optimizer import Optimizer, at_params
 from .roots import safe_sqrt
+from .scheduling import ScheduledState, begin_cooling, factor_of, scheduled
 from .sgd import SGDState, sgd
 
 __all__ = [
@@ -18,15 +19,20 @@ __all__ = [
     "AveragedState",
     "Optimizer",
     "SGDState",
+    "ScheduledState",
     "adam",
     "adamw",
     "at_params",
     "averaged",
+    "begin_cooling",
     "by_prefix",
+    "by_ratio",
     "checked_hparams",
     "clip_grad_norm",
     "clip_grads",
+    "factor_of",
     "groups",
     "safe_sqrt",
+    "scheduled",
     "sgd",
 ]

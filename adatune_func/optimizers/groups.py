@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,6 +71,56 @@ def by_prefix(optimizer: Optimizer, hparams: HParams | None = None) -> Optimizer
         return {name: updates[name] for name in params}, tree_unflatten(treedef, merged)
 
     return optimizer._replace(init=init, update=update, hparams=hparams)
+
+
+def by_ratio(optimizer: Optimizer, **ratios: Mapping[str, float]) -> Optimizer:
+    """One number for a hyperparameter, times a fixed ratio for each name prefix.
+
+    ``by_ratio(adamw(), lr={"": 1.0, "head": 10.0})``: lr is one scalar, so one column if it is
+    tuned, and the head trains with ``10·lr``. Ratio 0 of ``weight_decay`` is no decay. Prefixes as
+    in :func:`by_prefix`; the whole name of a parameter is one, too. h is with respect to the one
+    number: the recursion differentiates through the products.
+
+    Raises:
+        ValueError: at once, when the optimizer has no such hyperparameter, and for a ratio that is
+            not finite or below 0; at init, for a parameter without a prefix and for a prefix that
+            no parameter takes.
+        TypeError: at init, when ``params`` is not a flat dict with names for keys.
+
+    >>> import torch
+    >>> from adatune_func import sgd
+    >>> optimizer = by_ratio(sgd(lr=0.5), lr={"": 1.0, "head": 0.5})
+    >>> params = {"body.weight": torch.ones(()), "head.weight": torch.ones(())}
+    >>> optimizer.update(params, optimizer.init(params), params, optimizer.hparams)[0]
+    {'body.weight': tensor(-0.5000), 'head.weight': tensor(-0.2500)}
+    """
+    for hparam, by_name in ratios.items():
+        for prefix, ratio in by_name.items():
+            if not 0 <= ratio < math.inf:
+                raise ValueError(
+                    f"{hparam}[{prefix!r}] must be a finite ratio from 0 up, not {ratio}"
+                )
+
+    def spread(values: HParams) -> HParams:
+        products = {
+            hparam: {prefix: ratio * values[hparam] for prefix, ratio in by_name.items()}
+            for hparam, by_name in ratios.items()
+        }
+        return {**values, **products}
+
+    grouped = by_prefix(optimizer, dict.fromkeys(ratios, 0.0))  # for its check of the names
+
+    def init(params: Params) -> PyTree:
+        groups(params, spread(optimizer.hparams))
+        return optimizer.init(params)
+
+    @functools.wraps(optimizer.update)
+    def update(
+        grads: Params, state: PyTree, params: Params, hparams: HParams
+    ) -> tuple[Params, PyTree]:
+        return grouped.update(grads, state, params, spread(hparams))
+
+    return optimizer._replace(init=init, update=update)
 
 
 def groups(params: Params, hparams: HParams) -> list[tuple[list[str], HParams]]:
