@@ -1,8 +1,7 @@
 """Train steps that tune their own hyperparameters, and plain training beside them.
 
-A tuner is ``Tuner(init, step)``. ``step`` is pure, so that ``torch.compile(tuner.step,
-fullgraph=True)`` and ``vmap`` take it as it is, and costs no host sync. With outer loss
-"validation",
+A tuner is ``Tuner(init, step)``. ``step`` is pure, so that ``jit`` and ``vmap`` take it as it is,
+and costs no host sync. With outer loss "validation",
 
     (g, Hz)        ← hvp of the training loss at w along Z
     (u, Z)         ← (Phi(u, η), A (mu Z) + B)

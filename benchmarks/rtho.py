@@ -13,12 +13,9 @@ short runs from the same start; what was tried lies in the run's search.json and
 from __future__ import annotations
 
 import argparse
-import functools
 import itertools
 import math
 from collections.abc import Sequence
-
-import torch
 
 import adatune_func as atf
 from adatune_func import search
@@ -131,7 +128,7 @@ def searched(args: argparse.Namespace, job: Job) -> list[dict[str, float]]:
         itertools.islice(batches, steps),
         members=SEARCH_MEMBERS,
         adapt=alpha == "auto",
-        wrap=functools.partial(torch.compile, fullgraph=True) if compiled else lambda step: step,
+        wrap=atf.jit if compiled else lambda step: step,
     )
     args.hyper_lr = found.hyper_lr["lr"]
     args.alpha = found.alpha if alpha == "auto" else args.alpha

@@ -38,7 +38,7 @@ loss_fn, params, buffers = atf.functionalize(model, F.cross_entropy)
 # %% [markdown]
 # The tuner has two functions. `init` makes a state: what is named in `hparams` is tuned. `step`
 # trains one batch, judges the result on a validation batch, and moves lr. One loop does for all
-# runs below. (In a long run, compile it: `step = torch.compile(tuner.step, fullgraph=True)`.)
+# runs below. (In a long run, compile it: `step = atf.jit(tuner.step)`.)
 
 
 # %%

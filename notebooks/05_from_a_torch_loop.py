@@ -101,7 +101,7 @@ for name, value in model.state_dict().items():
 # ## The tuned loop
 #
 # `marthe` in place of `plain`, no schedule, the hyperparameter's start in `init`, and a validation
-# batch a step. For long runs, compile: `step = torch.compile(tuner.step, fullgraph=True)`.
+# batch a step. For long runs, compile: `step = atf.jit(tuner.step)`.
 
 # %%
 tuner = atf.marthe(loss_fn, optimizer)

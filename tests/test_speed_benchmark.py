@@ -38,6 +38,7 @@ def test_the_classic_formulation_has_the_hypergradients_of_ours():
 def interpreted(monkeypatch):
     """Everything but the compiler, which other tests try."""
     monkeypatch.setattr(torch, "compile", lambda fn, **_: fn)
+    monkeypatch.setattr(atf, "jit", lambda fn, **_: fn)
 
 
 @pytest.mark.usefixtures("interpreted")

@@ -81,8 +81,7 @@ def sweep(
             vmap does not take or whose members fill the machine alone: under vmap a convolution
             becomes a grouped one. For LeNet it pays all the same
             (``benchmarks/studies/population.py``).
-        wrap: compile the step by ``functools.partial(torch.compile, fullgraph=True)``; with more
-            than one tuned number torch 2.13 does not trace the vmapped step, take ``loop`` too.
+        wrap: what to make of the step, such as :func:`adatune_func.jit`, which compiles it.
 
     Raises:
         ValueError: when there is no state or no batch, or states do not go together.

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--compile",
         action=argparse.BooleanOptionalAction,
-        help=f"torch.compile the step (on from {COMPILE_FROM_STEPS} steps)",
+        help=f"compile the step (on from {COMPILE_FROM_STEPS} steps)",
     )
     add("--out", metavar="DIR", help="folder of the run (runs/<what it is>)")
     add("--model-loc", metavar="FILE", help="where the best model goes (<out>/model.pt)")

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from tqdm import tqdm
 
 import adatune_func as atf
@@ -104,7 +103,7 @@ def fit(
 ) -> tuple[atf.TunerState, Progress]:
     """Train up to ``job.steps``; at each epoch's end validate, log, keep the best, checkpoint."""
     step = plan.tuner.step
-    step = torch.compile(step, fullgraph=True) if command_line.compiles(args, job.steps) else step
+    step = atf.jit(step) if command_line.compiles(args, job.steps) else step
     folder, notes = Path(args.out), {"optimizer": args.optimizer, "network": args.network}
     batches, rows = batches_of(args, job, plan, progress.step), []
     epoch = outputs.step_lines_from(folder, progress.step - progress.step % job.steps_per_epoch)

@@ -66,7 +66,7 @@ def trainer(method: str, optimizer: str, task: Task, steps: int, together: bool)
         ]
     tuner = _tuner(method, optimizer, atf.functionalize(task.network(), F.cross_entropy).loss_fn)
     mapped = torch.func.vmap(tuner.step, in_dims=(0, None, None)) if together else None
-    step = torch.compile(mapped or tuner.step, fullgraph=True)
+    step = atf.jit(mapped or tuner.step)
     more = MORE[optimizer] if method == "marthe_all" else {}
 
     def train(

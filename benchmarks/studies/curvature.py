@@ -17,7 +17,6 @@ import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +62,7 @@ def steps_of(
     loss_fn: Any, optimizer: Any, strategies: Sequence[str], eager: bool
 ) -> dict[str, list[Any]]:
     """Each strategy's steps; mu and learning rate are in the state, so one graph serves all."""
-    compiled = (lambda step: step) if eager else partial(torch.compile, fullgraph=True)
+    compiled = (lambda step: step) if eager else atf.jit
     hvps = {id(hvp): hvp for strategy in strategies for hvp in STRATEGIES[strategy]}
     steps = {
         key: compiled(atf.marthe(loss_fn, optimizer, hyper_update=atf.additive(0.0), hvp=hvp).step)

@@ -52,7 +52,7 @@ def run(family: str, optimizer: str, mode: str, arguments: argparse.Namespace) -
     loss_fn, params, buffers = atf.functionalize(build(), F.cross_entropy)
     chosen, lr = OPTIMIZERS[optimizer]
     tuner = atf.marthe(loss_fn, chosen)
-    step = torch.compile(tuner.step, fullgraph=True) if mode == "compiled" else tuner.step
+    step = atf.jit(tuner.step) if mode == "compiled" else tuner.step
     state = tuner.init(params, {"lr": lr}, buffers)
     pairs = zip(
         data.train_batches(images, arguments.batch_size, seed=0),

@@ -37,9 +37,7 @@ def run(args: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
         rule = atf.relative(longest=args.longest)
         tuner = atf.marthe(loss_fn, tasks.OPTIMIZERS[args.optimizer], mu=mu, hyper_update=rule)
         states.append(tuner.init(params, {"lr": start}, buffers))
-        step = step or torch.compile(
-            torch.func.vmap(tuner.step, in_dims=(0, None, None)), fullgraph=True
-        )
+        step = step or atf.jit(torch.func.vmap(tuner.step, in_dims=(0, None, None)))
     state, refused, rates = search.stack(states), torch.zeros(len(members)), []
     assert step is not None
     pairs = tasks.pairs_of(images, task.batch_size, seed)

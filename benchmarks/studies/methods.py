@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -23,7 +22,11 @@ class Method(NamedTuple):
 
 
 def functional(
-    tuner_of: Callable[[Any, Any], atf.Tuner], *, compiled: bool = True, tuned: bool = True
+    tuner_of: Callable[[Any, Any], atf.Tuner],
+    *,
+    compiled: bool = True,
+    tuned: bool = True,
+    **options: Any,
 ) -> Callable[[nn.Module, str], Step]:
     """A step of this package, ``tuner_of(loss_fn, optimizer)``, fed back into itself."""
 
@@ -33,7 +36,7 @@ def functional(
         chosen = atf.adam(lr=lr, eps=1e-4) if optimizer == "adam" else atf.sgd(lr, momentum=0.9)
         tuner = tuner_of(loss_fn, chosen)
         state = tuner.init(params, {"lr": lr} if tuned else {}, buffers)
-        advance = torch.compile(tuner.step, fullgraph=True) if compiled else tuner.step
+        advance = atf.jit(tuner.step, **options) if compiled else tuner.step
 
         def step(batch: Any, val_batch: Any) -> None:
             nonlocal state
@@ -44,10 +47,13 @@ def functional(
     return build
 
 
-def marthe(hvp: Any = atf.exact, *, compiled: bool = True, **arguments: Any) -> Any:
+def marthe(
+    hvp: Any = atf.exact, *, compiled: bool = True, options: Any = None, **arguments: Any
+) -> Any:
     return functional(
         lambda loss_fn, o: atf.marthe(loss_fn, o, hyper_update=RULE, hvp=hvp, **arguments),
         compiled=compiled,
+        options=options,
     )
 
 
@@ -81,6 +87,7 @@ METHODS: dict[str, Method] = {
     "hd": Method(functional(lambda loss_fn, o: atf.hd(loss_fn, o, hyper_update=RULE)), 1.0),
     "exact": Method(marthe(), 4.0),
     "exact eager": Method(marthe(compiled=False), 4.0),
+    "exact, CUDA graphs": Method(marthe(options={"triton.cudagraphs": True}), 4.0),
     "exact, next batch": Method(marthe(outer="next_batch"), 3.0),
     "reverse_over_reverse": Method(marthe(atf.reverse_over_reverse), 4.0),
     "finite_difference": Method(marthe(atf.finite_difference()), 3.0),

@@ -47,7 +47,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     loss_fn, params, buffers = atf.functionalize(module, F.cross_entropy)
     tuner = atf.plain(loss_fn, atf.sgd(lr=0.01, momentum=0.9, weight_decay=5e-4))
     state = tuner.init(params, buffers=buffers)
-    step = torch.compile(tuner.step, fullgraph=True) if args.compile else tuner.step
+    step = atf.jit(tuner.step) if args.compile else tuner.step
     train = image_data.train_batches(data, args.batch_size, seed=0)
     validation = image_data.validation_batches(data, args.batch_size, seed=0)
     times: dict[str, list[float]] = {"train_batch": [], "validation_batch": [], "step": []}

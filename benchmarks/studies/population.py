@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,14 +52,20 @@ def measure(
     network: str, method: str, members: int, batch_size: int, args: argparse.Namespace
 ) -> dict[str, Any]:
     torch.manual_seed(0)
-    loss_fn, params, buffers = atf.functionalize(NETWORKS[network](), F.cross_entropy)
+    loss_fn, params, buffers = atf.functionalize(
+        NETWORKS[network]().to(args.device), F.cross_entropy
+    )
     tuner = METHODS[method](loss_fn)
     pair = [
-        (torch.randn(batch_size, 1, 28, 28), torch.randint(0, 10, (batch_size,))) for _ in range(2)
+        (
+            torch.randn(batch_size, 1, 28, 28, device=args.device),
+            torch.randint(0, 10, (batch_size,), device=args.device),
+        )
+        for _ in range(2)
     ]
+    wait = torch.cuda.synchronize if args.device == "cuda" else lambda: None
     lrs = [0.001 * 1.2**i for i in range(members)]
     states = [tuner.init(params, {"lr": lr}, buffers) for lr in lrs]
-    torch.compiler.reset()
     ways: dict[str, tuple[Callable[..., Any], Any]] = {
         "loop": (looped(_compiled(tuner.step, args)), states),
         "vmap": (_compiled(vmapped(tuner.step), args), stack(states)),
@@ -67,9 +74,11 @@ def measure(
     for round_number in range(args.rounds + 1):  # the first compiles
         for name, (step, population) in ways.items():
             step(population, *pair)
+            wait()
             began = time.perf_counter()
             for _ in range(args.steps):
                 population, _ = step(population, *pair)
+            wait()
             if round_number:
                 times[name].append(1e3 * (time.perf_counter() - began) / args.steps)
     ratios = [a / b for a, b in zip(times["loop"], times["vmap"], strict=True)]
@@ -78,6 +87,7 @@ def measure(
         "method": method,
         "members": members,
         "batch_size": batch_size,
+        "device": args.device,
         "threads": torch.get_num_threads(),
         "compiled": not args.eager,
         "loop_ms": statistics.median(times["loop"]),
@@ -89,7 +99,7 @@ def measure(
 
 
 def _compiled(step: Callable[..., Any], args: argparse.Namespace) -> Callable[..., Any]:
-    return step if args.eager else torch.compile(step, fullgraph=True)
+    return step if args.eager else atf.jit(step)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -103,16 +113,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--eager", action="store_true", help="without torch.compile")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--output", type=Path, default=record.RESULTS / "population.json")
+    parser.add_argument("--eager", action="store_true", help="without the compiler")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
-    keys = ("network", "method", "members", "batch_size", "threads", "compiled")
+    keys = ("network", "method", "members", "batch_size", "device", "threads", "compiled")
     for network in args.networks:
         for method in args.methods:
             for members in args.members:
                 row = measure(network, method, members, args.batch_size, args)
-                path = record.RESULTS / "population.json"
-                record.merge(path, [row], keys, record.provenance(vars(args)))
+                run = record.provenance(vars(args), args.device)
+                record.merge(args.output, [row], keys, run)
                 print(record.table([row], list(row)), flush=True)
 
 

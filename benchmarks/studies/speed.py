@@ -124,6 +124,7 @@ def _case(network: str, method: str, arguments: Any) -> dict[str, Any]:
         "optimizer": arguments.optimizer,
         "device": arguments.device,
         "autocast": arguments.autocast,
+        "tf32": arguments.tf32,
         "channels_last": arguments.channels_last,
         "batch_size": arguments.batch_size,
         "threads": arguments.threads,
@@ -161,6 +162,7 @@ def parsed(argv: Sequence[str] | None) -> Any:
     parser.add_argument("--optimizer", default="sgd", choices=["sgd", "adam"])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--autocast", action="store_true", help="bfloat16 in the forward pass")
+    parser.add_argument("--tf32", action="store_true", help="products of float32 in tf32 (CUDA)")
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--memory", action="store_true", help="peak memory by child processes")
     parser.add_argument("--batch-size", type=int, default=128)
@@ -180,6 +182,8 @@ def parsed(argv: Sequence[str] | None) -> Any:
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parsed(argv)
     torch.set_num_threads(arguments.threads)
+    torch.set_float32_matmul_precision("high" if arguments.tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = arguments.tf32
     if arguments.child:
         return _child(arguments)
     methods = list(dict.fromkeys([BASELINE, *arguments.methods]))

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 #: What needs a package beside torch and optree, or is about this very machine, is left out.
 CORE = [
-    *("averaging", "by_prefix", "check", "errors", "functional", "guard", "hvp"),
+    *("averaging", "by_prefix", "errors", "functional", "guard", "hvp"),
     *("hyper_update", "laws", "optimizers", "recursion", "schedules"),
 ]
 
