@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -113,10 +113,12 @@ def jit(
         plan = plans[kind][0] if kind in plans else _plan(fn, leaves, kind, donate)
         tensors = list(filter(_is_tensor, leaves))
         if donate:
-            _apart(tensors, plan.donated)
+            tensors = _apart(tensors, plan.donated)
         if kind not in plans:
+            # AOTAutograd would take arguments that are one tensor today for one for ever.
             with _plain():
-                plans[kind] = plan, compiled(plan.module, tensors)
+                examples = _apart(tensors, range(len(tensors)))
+                plans[kind] = plan, compiled(plan.module, examples)
         return _run(*plans[kind], tensors)
 
     def graph(*args: Any, **kwargs: Any) -> GraphModule:
@@ -182,12 +184,20 @@ def _empty(tensor: Any) -> None:
     tensor.set_()
 
 
-def _apart(tensors: list[Tensor], donated: list[int]) -> None:
-    """Copy what is to be written over and shares its memory with another argument."""
+def _apart(tensors: list[Tensor], chosen: Iterable[int]) -> list[Tensor]:
+    """The tensors, with copies of those chosen that share their memory with another."""
     places = Counter(x.untyped_storage().data_ptr() for x in tensors)
-    for i in donated:
-        if places[tensors[i].untyped_storage().data_ptr()] > 1:
-            tensors[i] = tensors[i].clone()
+    shared = {i for i in chosen if places[tensors[i].untyped_storage().data_ptr()] > 1}
+    return [_copied(x) if i in shared else x for i, x in enumerate(tensors)]
+
+
+def _copied(x: Tensor) -> Tensor:
+    """A copy with the same strides, those of an expanded tensor too."""
+    pairs = zip(x.shape, x.stride(), strict=True)
+    span = 1 + sum((size - 1) * stride for size, stride in pairs) if x.numel() else 0
+    made = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
+    made.as_strided((span,), (1,)).copy_(x.as_strided((span,), (1,)))
+    return made
 
 
 @contextmanager

@@ -42,7 +42,8 @@ def _kind_of_leaf(leaf: Any) -> tuple[Any, ...]:
     if not isinstance(leaf, Tensor):
         return leaf.__class__, leaf
     layout = leaf.dtype, leaf.device, leaf.shape, leaf.stride()
-    return leaf.__class__, *layout, leaf.requires_grad
+    lazy = leaf.is_conj(), leaf.is_neg()
+    return leaf.__class__, *layout, lazy, leaf.requires_grad
 
 
 def check_new(fn: Callable[..., Any], args: PyTree, now: Kind, known: list[Kind]) -> None:
@@ -90,5 +91,5 @@ def _named(path: tuple[Any, ...]) -> str:
 def _described(leaf: tuple[Any, ...]) -> str:
     if not issubclass(leaf[0], Tensor):
         return repr(leaf[1])
-    _, dtype, device, shape, stride, _ = leaf
+    _, dtype, device, shape, stride, *_ = leaf
     return f"{str(dtype).removeprefix('torch.')} {tuple(shape)} on {device} with strides {stride}"

@@ -60,7 +60,8 @@ def trace(fn: Callable[[list[Any]], PyTree], leaves: list[Any]) -> Traced:
         return [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
 
     mode = FakeTensorMode(allow_non_fake_inputs=True, static_shapes=True)
-    fakes = [mode.from_tensor(x) for x in leaves if isinstance(x, Tensor)]
+    with mode:
+        fakes = [_fake(x) for x in leaves if isinstance(x, Tensor)]
     traced: Any = make_fx(flat, decomposition_table=_TABLE)
     try:
         with mode:
@@ -85,6 +86,14 @@ def trace(fn: Callable[[list[Any]], PyTree], leaves: list[Any]) -> Traced:
             "derivatives by torch.func inside it or around it, or call it under torch.no_grad()"
         )
     return Traced(module, results[0])
+
+
+def _fake(x: Tensor) -> Tensor:
+    """Made anew: arguments that happen to be one tensor are two in the graph."""
+    if x.is_conj() or x.is_neg():
+        raise ValueError("jit takes no lazy conjugates: x.resolve_conj().resolve_neg() has numbers")
+    made = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
+    return made.requires_grad_(x.requires_grad)
 
 
 def _zeros(size: Any, **kwargs: Any) -> Tensor:
