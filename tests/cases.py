@@ -96,14 +96,17 @@ OPTIMIZERS: dict[str, atf.Optimizer] = {
     "adam": atf.adam(lr=0.01, eps=1e-4, weight_decay=1e-2),
     "adamw": atf.adamw(lr=0.01, eps=1e-4, weight_decay=1e-2),
     "clipped": atf.clip_grad_norm(atf.clip_grads(atf.sgd(lr=0.1, momentum=0.9), 0.05), 0.2),
+    "muon": atf.muon(lr=0.02, eps=1e-4),
+    "lion": atf.lion(lr=0.003, weight_decay=0.1),
     "scheduled": atf.scheduled(atf.sgd(lr=0.1, momentum=0.9), atf.shapes.cooldown(60, last=0.9)),
     "by_ratio": atf.by_ratio(
         atf.adamw(lr=0.01, eps=1e-4), lr={"": 1.0, "0": 2.0}, weight_decay={"": 1.0, "0.bias": 0.0}
     ),
 }
 
-#: Wrappers around what is compiled anyway; their own files compile them once.
-WRAPPED = ("scheduled", "by_ratio")
+#: Wrappers around what is compiled anyway, and lion, of a few elementwise operations: their own
+#: files compile them once.
+COMPILED_ELSEWHERE = ("scheduled", "by_ratio", "lion")
 
 HVPS: dict[str, Any] = {
     "forward_over_reverse": atf.forward_over_reverse,

@@ -9,10 +9,10 @@ from torch._dynamo.exc import RecompileError
 import adatune_func as atf
 from adatune_func.trees import tree_leaves, tree_map
 from tests.cases import (
+    COMPILED_ELSEWHERE,
     HVPS,
     METHODS,
     OPTIMIZERS,
-    WRAPPED,
     conv_batchnorm,
     in_channels_last,
     start,
@@ -30,7 +30,7 @@ def no_recompilation():
 
 
 #: sgd and sgd_momentum are sgd_dampening with other numbers: the same graph.
-GRAPHS = [name for name in OPTIMIZERS if name not in ("sgd", "sgd_momentum", *WRAPPED)]
+GRAPHS = [name for name in OPTIMIZERS if name not in ("sgd", "sgd_momentum", *COMPILED_ELSEWHERE)]
 
 
 def covering():

@@ -1,7 +1,8 @@
 """Optimizers as triples of pure pieces, and what wraps one and is an optimizer again.
 
-``optimizer`` says what one is, ``sgd`` and ``adam`` equal ``torch.optim``; ``clipping``,
-``groups``, ``scheduling`` and ``averaging`` wrap; ``checks`` looks at the hyperparameters given.
+``optimizer`` says what one is, ``sgd``, ``adam`` and ``muon`` equal ``torch.optim``, ``lion``
+its paper; ``clipping``, ``groups``, ``scheduling`` and ``averaging`` wrap; ``checks`` looks at the
+hyperparameters given.
 """
 
 from .adam import AdamState, adam, adamw
@@ -9,6 +10,8 @@ from .averaging import AveragedState, averaged
 from .checks import checked_hparams
 from .clipping import clip_grad_norm, clip_grads
 from .groups import by_prefix, by_ratio, groups
+from .lion import LionState, lion
+from .muon import MuonState, muon
 from .optimizer import Optimizer, at_params
 from .roots import safe_sqrt
 from .scheduling import ScheduledState, begin_cooling, factor_of, scheduled
@@ -17,6 +20,8 @@ from .sgd import SGDState, sgd
 __all__ = [
     "AdamState",
     "AveragedState",
+    "LionState",
+    "MuonState",
     "Optimizer",
     "SGDState",
     "ScheduledState",
@@ -32,6 +37,8 @@ __all__ = [
     "clip_grads",
     "factor_of",
     "groups",
+    "lion",
+    "muon",
     "safe_sqrt",
     "scheduled",
     "sgd",

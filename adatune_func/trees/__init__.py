@@ -16,7 +16,7 @@ from .compat import (
     math_attention,
     without_modes,
 )
-from .prefixes import owners_by_prefix
+from .prefixes import has_prefix, owners_by_prefix
 from .transforms import jvp, vjp, vmap
 from .tree import (
     all_finite,
@@ -67,6 +67,7 @@ __all__ = [
     "dot",
     "first",
     "global_state",
+    "has_prefix",
     "is_a",
     "is_compiling",
     "is_transforming",

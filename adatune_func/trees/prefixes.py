@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
+def has_prefix(name: str, prefix: str) -> bool:
+    """Whether ``prefix`` is "", the name, or a start of it in whole dotted components."""
+    return prefix in ("", name) or name.startswith(f"{prefix}.")
+
+
 def owners_by_prefix(names: Iterable[str], hparam: str, prefixes: Iterable[str]) -> dict[str, str]:
     """``{name: prefix}``, the longest prefix of each name.
 
@@ -14,7 +19,7 @@ def owners_by_prefix(names: Iterable[str], hparam: str, prefixes: Iterable[str])
     prefixes = list(prefixes)
     owners: dict[str, str] = {}
     for name in names:
-        matching = [p for p in prefixes if p in ("", name) or name.startswith(f"{p}.")]
+        matching = [p for p in prefixes if has_prefix(name, p)]
         if not matching:
             raise ValueError(
                 f"{hparam} has no prefix for the parameter {name!r}; it has "
