@@ -51,6 +51,7 @@ from .rules import (
 from .state import Info, Tuner, TunerState
 from .trees import Signal
 from .tuner import hd, marthe, rtho
+from .weight_norm import write_out_weight_norm
 
 __version__ = "0.1.0"
 
@@ -60,6 +61,7 @@ __all__ = [
     "ModelLoss",
     "functionalize",
     "write_back",
+    "write_out_weight_norm",
     # optimizers
     "Optimizer",
     "adam",

@@ -54,7 +54,11 @@ class WrittenHook(WeightNorm):
 
 
 def write_out_weight_norm(module: nn.Module) -> None:
-    """Replace, in place, what calls the fused kernel; names of parameters stay as they are."""
+    """Replace, in place, what calls torch's fused weight norm, whose second derivative is wrong.
+
+    ``functionalize`` does so to its copy; a ``loss_fn`` of your own needs it once, on its module.
+    Values, gradients and names of parameters stay as they are.
+    """
     for parent in list(module.modules()):
         child: Any
         for name, child in list(parent.named_children()):

@@ -113,9 +113,11 @@ def test_dropout_in_a_transformer_is_no_alarm(hvp):
 
 
 def test_random_numbers_of_its_own_hvp_are_no_alarm():
-    """Each part of an accumulated batch draws its own mask."""
+    """Each part of an accumulated batch draws masks of its own, for one layer after the other."""
     torch.manual_seed(0)
-    module = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, 3))
+    module = nn.Sequential(
+        nn.Dropout(0.5), nn.Linear(5, 8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, 3)
+    )
     check = checked(problem_of(module), hvp=atf.accumulate(atf.exact, 2))["lr"]
     assert check.relative_error < 1e-6 and check.says == ()
 
@@ -434,6 +436,28 @@ def test_the_path_through_buffers_is_found():
     share = (check.difference - check.hypergrad) / check.difference
     assert errors(check)["buffers"] == pytest.approx(abs(share), rel=1e-4)
     assert "train mode" in check.says[0] and checked(problem)["lr"].says == ()
+
+
+class Remembering(nn.Module):
+    """Activations less their mean at the step before, which is a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 8), nn.Linear(8, 3)
+        self.register_buffer("mean", torch.zeros(8))
+
+    def forward(self, x):
+        before, hidden = self.get_buffer("mean").clone(), self.first(x)
+        self.get_buffer("mean").copy_(hidden.detach().mean(0))
+        return self.last(torch.tanh(hidden - before))
+
+
+def test_buffers_that_training_itself_reads_are_found():
+    torch.manual_seed(0)
+    check = checked(problem_of(Remembering(), steps=4))["lr"]
+    assert named(check) == ["buffers"]
+    share = (check.difference - check.hypergrad) / check.difference
+    assert errors(check)["buffers"] == pytest.approx(abs(share), rel=1e-4)
 
 
 def test_it_prints_as_a_report():

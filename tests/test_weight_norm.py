@@ -152,15 +152,35 @@ def test_the_module_itself_is_left_as_it_was_and_written_back():
     torch.testing.assert_close(after, want, rtol=1e-12, atol=0)
 
 
+@new
+def test_a_loss_of_ones_own_is_told_the_cure_and_the_cure_works():
+    module, pair = normed(), batch()
+    params = {name: p.detach().clone() for name, p in module.named_parameters()}
+
+    def loss_fn(params, buffers, batch):
+        output = torch.func.functional_call(module, params, (batch[0],))
+        return F.cross_entropy(output, batch[1]), buffers
+
+    def report(hvp):
+        pairs = [(pair, pair)] * 3
+        return atf.check_tangents(loss_fn, atf.sgd(), params, {"lr": 0.5}, pairs, hvp=hvp)["lr"]
+
+    with pytest.raises(NotImplementedError, match=r"adatune_func.write_out_weight_norm\(module\)"):
+        report(atf.exact)
+    assert "a layer's second derivative is wrong" in report(atf.reverse_over_reverse).says[0]
+    atf.write_out_weight_norm(module)
+    for hvp in (atf.exact, atf.reverse_over_reverse):
+        cured = report(hvp)
+        assert cured.relative_error < 1e-6 and cured.says == ()
+
+
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated")
 def test_the_older_hook_is_written_out_too():
-    from adatune_func.weight_norm import write_out_weight_norm
-
     torch.manual_seed(0)
     layer = nn.utils.weight_norm(nn.Linear(5, 8)).double()
     x = batch()[0]
     fused = layer(x)
-    write_out_weight_norm(layer)
+    atf.write_out_weight_norm(layer)
     names = [name for name, _ in layer.named_parameters()]
     assert names == ["bias", "weight_g", "weight_v"]
     torch.testing.assert_close(layer(x), fused, rtol=1e-12, atol=1e-14)

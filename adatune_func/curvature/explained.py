@@ -33,6 +33,13 @@ def in_words(lacking: str, other: str = "") -> Callable[[Hvp], Hvp]:
                         "BatchNorm returns in bfloat16, and the next layer refuses the mixture; "
                         f"take hvp=reverse_over_reverse, exact as well (torch: {error})"
                     ) from error
+                if "_weight_norm" in str(error):
+                    raise NotImplementedError(
+                        "torch's fused weight norm has no forward mode, and its second backward "
+                        "pass is wrong; functionalize(module, criterion) writes it out, as does "
+                        "adatune_func.write_out_weight_norm(module) for a loss_fn of your own "
+                        f"(torch: {error})"
+                    ) from error
                 if "ZeroTensors" in str(error):
                     raise NotImplementedError(
                         "torch's forward mode fails inside the mean of F.mse_loss "
