@@ -35,10 +35,12 @@ from .trees import (
     Hvp,
     LossFn,
     Params,
+    all_finite,
     checked_params,
     checked_state,
     dot,
     norm,
+    tree_leaves,
     tree_map,
     tree_paths,
 )
@@ -114,7 +116,8 @@ def check_tangents(
         One :class:`TangentCheck` a tuned scalar, by its name (``lr``, or ``lr.prefix``).
 
     Raises:
-        ValueError, TypeError: as a tuner's ``init`` does; ValueError when ``batches`` is empty;
+        ValueError, TypeError: as a tuner's ``init`` does; ValueError when ``batches`` or
+            ``hparams`` is empty, where the run is not finite;
             where a loss is not the same twice; TypeError where it mixes float64 with a float32
             tensor of its own.
 
@@ -133,6 +136,8 @@ def check_tangents(
     """
     if not batches:
         raise ValueError("check_tangents needs at least one (batch, val_batch)")
+    if not tree_leaves(hparams):
+        raise ValueError("hparams is empty: check_tangents needs one to tune, such as {'lr': 0.1}")
     params = in_float64(checked_params(params))
     run = Run(
         loss_fn=loss_fn,
@@ -152,6 +157,8 @@ def check_tangents(
         run, precision, remarks = at_its_precision(run)
         run = with_cheap_gradients(run)
         moments, end = trace(run)
+        if not bool(all_finite(end.u, end.outer_loss)):
+            raise ValueError(_NOT_FINITE)
         again = trained(run, lambda _: run.hparams)[1]
         if float((again - end.outer_loss).abs()) > 1e7 * run.unit * float(again.abs()):
             raise ValueError(_NOT_THE_SAME)
@@ -160,6 +167,11 @@ def check_tangents(
             for k, name in enumerate(names)
         }
 
+
+_NOT_FINITE = (
+    "the run itself is not finite, so there is nothing to compare: look for NaN in batches and "
+    "params, or take a lower lr"
+)
 
 _NOT_THE_SAME = (
     "two runs of the same numbers differ, so differences of runs say nothing: the loss has a "

@@ -36,6 +36,8 @@ def _product(run: Run, k: int, name: str, check: PartCheck, moments: Sequence[Mo
         f"the product H Z of {name} is {_much(check)} against differences of the gradient along Z, "
         f"most in {check.leaf}, at step {check.step}"
     )
+    if check.relative_error == torch.inf:
+        return f"{head}: a sqrt, norm, power or division at 0 in the loss; {_INSTEAD}"
     seen, limit = evidence(run, k, check.step, moments[check.step]), tolerance(run)
     why = [f"the gradient is no slope of the loss ({seen.slope:.0e} off)"] * (seen.slope > limit)
     if seen.asymmetry > limit:
