@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -63,24 +62,10 @@ def functionalize(
         *inputs, _ = batch
         return functional_call(module, {**params, **buffers}, tuple(inputs)), buffers
 
-    criterion = _twice_differentiable(criterion)
-
     def batch_criterion(output: Any, batch: Batch) -> Tensor:
         return criterion(output, batch[-1])
 
     return Functional(ModelLoss(model_fn, batch_criterion), params, {**frozen, **running})
-
-
-def _twice_differentiable(criterion: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """torch's forward mode fails inside the mean of mse_loss (pytorch#123996): taken outside."""
-    modular = isinstance(criterion, nn.MSELoss) and criterion.reduction == "mean"
-    if modular or criterion is F.mse_loss:
-        return _mse
-    return criterion
-
-
-def _mse(output: Tensor, target: Tensor) -> Tensor:
-    return F.mse_loss(output, target, reduction="none").mean()
 
 
 class HasValues(Protocol):

@@ -108,6 +108,15 @@ def _one_by_one(
 def _together(grad_fn: GradFn, points: Sequence[Params], batch: Batch) -> tuple[list[Params], Any]:
     """The same under one vmap, which draws random numbers once for all points."""
     stacked = tree_map(lambda *leaves: torch.stack(leaves), *points)
-    grads, aux = vmap(lambda point: grad_fn(point, batch), randomness="same")(stacked)
+    try:
+        grads, aux = vmap(lambda point: grad_fn(point, batch), randomness="same")(stacked)
+    except RuntimeError as error:
+        if "Batch norm" not in str(error):
+            raise
+        raise RuntimeError(
+            'finite_difference(randomness="same") cannot run BatchNorm in train mode, whose '
+            "running statistics have one copy only; take an exact hvp, which shares its dropout "
+            "mask by itself, or BatchNorm with track_running_stats=False"
+        ) from error
     each = [tree_map(lambda leaf, i=i: leaf[i], grads) for i in range(len(points))]
     return each, first(aux)

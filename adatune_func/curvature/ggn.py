@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import grad, grad_and_value
+from torch.func import grad_and_value
 
-from ..trees import Batch, GradFn, Params, Products, jvp, over_columns, tree_map, vjp
+from ..trees import Batch, GradFn, Params, Products, over_columns, tree_map, vjp
 from .explained import in_words
 from .kernels import derivable
 from .loss import Gradient, ModelLoss, checked_scalar
@@ -28,8 +28,9 @@ from .loss import Gradient, ModelLoss, checked_scalar
 def gauss_newton(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
     """``G v`` in place of ``H v``, 4 forward passes more a column where exact takes 6.
 
-    ``J v`` is the transpose of the pullback, itself a pullback: reverse mode alone, which does not
-    multiply the data's tangent, zero, through the first layer as torch's forward mode does.
+    ``J v`` is the transpose of the pullback, itself a pullback, and C its own transpose: reverse
+    mode alone, which does not multiply the data's tangent, zero, through the first layer as torch's
+    forward mode does.
 
     Raises:
         TypeError: when the loss function does not show where the model ends and the criterion
@@ -37,21 +38,20 @@ def gauss_newton(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Pr
         ValueError: when the criterion is not a scalar.
     """
     model_fn, criterion, buffers = _parts(grad_fn)
-    # One forward pass, hence one dropout mask, for everything below.
-    with derivable():
-        output, pullback, moved = vjp(lambda p: model_fn(p, buffers, batch), params, has_aux=True)
 
     def loss_of(output: Any) -> Tensor:
         return checked_scalar(criterion(output, batch))
 
-    slope, loss = grad_and_value(loss_of)(output)
-    push = vjp(lambda cotangent: pullback(cotangent)[0], tree_map(torch.zeros_like, output))[1]
+    with derivable():
+        # One forward pass, hence one dropout mask, for everything below.
+        output, pullback, moved = vjp(lambda p: model_fn(p, buffers, batch), params, has_aux=True)
+        slope, bend, loss = vjp(grad_and_value(loss_of), output, has_aux=True)
+        push = vjp(lambda cotangent: pullback(cotangent)[0], tree_map(torch.zeros_like, output))[1]
 
-    def product(column: Params) -> Params:
-        bend = jvp(grad(loss_of), (output,), (push(column)[0],))[1]
-        return pullback(bend)[0]
+        def product(column: Params) -> Params:
+            return pullback(bend(push(column)[0])[0])[0]
 
-    return pullback(slope)[0], over_columns(product, v), (loss, moved)
+        return pullback(slope)[0], over_columns(product, v), (loss, moved)
 
 
 def _parts(grad_fn: GradFn) -> tuple[Any, Any, dict[str, Tensor]]:

@@ -10,10 +10,11 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from ..trees import math_attention
+from .rewritten import Rewritten
 
 
 @contextmanager
 def derivable() -> Generator[None, None, None]:
     """Run the block with kernels that have forward mode and a second backward pass."""
-    with math_attention():
+    with math_attention(), Rewritten():
         yield

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.func import grad_and_value
 
-from ..trees import Batch, Buffers, LossFn, Params, is_a
+from ..trees import Batch, Buffers, LossFn, Params, is_a, tree_map
+from .explained import NO_GRADIENT, explained
 
 
 class ModelLoss(NamedTuple):
@@ -35,11 +36,13 @@ class Gradient(NamedTuple):
 
     Raises:
         ValueError: when the loss is not a scalar, or the loss function returns something else.
+        NotImplementedError: in words, where torch.func has no gradient (activation checkpointing).
     """
 
     loss_fn: LossFn
     buffers: Buffers
 
+    @explained(NO_GRADIENT)
     def __call__(self, params: Params, batch: Batch) -> tuple[Params, tuple[Tensor, Buffers]]:
         def scalar_loss(params: Params) -> tuple[Tensor, tuple[Tensor, Buffers]]:
             result = self.loss_fn(params, self.buffers, batch)
@@ -51,7 +54,12 @@ class Gradient(NamedTuple):
             return checked_scalar(loss), (loss, moved)
 
         grads, (_, aux) = grad_and_value(scalar_loss, has_aux=True)(params)
-        return grads, aux
+        return tree_map(_dense, grads), aux
+
+
+def _dense(grad: Tensor) -> Tensor:
+    """A sparse embedding's gradient in full: the step adds it to what is dense."""
+    return grad.to_dense() if grad.is_sparse else grad
 
 
 def checked_scalar(loss: Tensor) -> Tensor:

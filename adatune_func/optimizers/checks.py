@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..trees import HParams, Params, is_a, scalar_like, tree_map, type_name
+from ..trees import HParams, Params, is_a, scalar_like, tree_leaves, tree_map, type_name
 from .optimizer import Optimizer
 
 
@@ -22,7 +22,21 @@ def checked_hparams(hparams: HParams, optimizer: Optimizer, params: Params) -> H
             raise ValueError(f"{_name(optimizer)} has no hyperparameter {name!r}; it has {known}")
     checked = {name: _scalars(name, value, params) for name, value in hparams.items()}
     _check_prefixes(checked, optimizer, params)
+    _check_eps({**optimizer.hparams, **checked}, params)
     return checked
+
+
+def _check_eps(hparams: HParams, params: Params) -> None:
+    """An eps that the parameters' dtype rounds to 0 keeps no division from 0/0."""
+    for eps in tree_leaves(hparams.get("eps", ())):
+        for leaf in tree_leaves(params):
+            smallest = torch.finfo(leaf.dtype).tiny
+            if eps < smallest:
+                raise ValueError(
+                    f"eps = {float(eps):.3g} lies below {smallest:.2g}, the smallest normal number "
+                    f"of {leaf.dtype}, and would not keep a step from dividing by 0; take "
+                    "eps=1e-4 or bfloat16 parameters"
+                )
 
 
 def _check_prefixes(hparams: HParams, optimizer: Optimizer, params: Params) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, TypeVar, overload
 
 import torch.func
 
+from . import zero_tensors
 from .types import PyTree
 
 Result = TypeVar("Result")
@@ -50,6 +51,8 @@ class Vjp(Protocol):
         self, fn: Callable[[PyTree], Any], primal: PyTree, /, *, has_aux: bool = False
     ) -> tuple[Any, ...]: ...
 
+
+zero_tensors.materialise()
 
 vmap: Vmap = torch.func.vmap
 jvp: Jvp = torch.func.jvp
