@@ -18,7 +18,7 @@ from .curvature import (
     scale_products,
     shared_product,
 )
-from .functional import Functional, averages, functionalize, write_back
+from .functional import Functional, averages, functionalize, recalibrate, write_back
 from .horizon import cool_down, effective_lr
 from .jit import jit
 from .optimizers import (
@@ -60,6 +60,7 @@ __all__ = [
     "Functional",
     "ModelLoss",
     "functionalize",
+    "recalibrate",
     "write_back",
     "write_out_weight_norm",
     # optimizers

@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from ..trees import Batch, GradFn, Params, Products, over_columns, tree_map, vjp
+from .checked import checked_output, checked_scalar
 from .explained import in_words
 from .kernels import derivable
-from .loss import Gradient, ModelLoss, checked_scalar
+from .loss import Gradient, ModelLoss
 
 
 @in_words("the derivatives that Gauss-Newton products take")
@@ -57,8 +58,14 @@ def gauss_newton(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Pr
 def _parts(grad_fn: GradFn) -> tuple[Any, Any, dict[str, Tensor]]:
     if isinstance(grad_fn, Gradient) and isinstance(grad_fn.loss_fn, ModelLoss):
         model_fn, criterion = grad_fn.loss_fn
-        return model_fn, criterion, grad_fn.buffers
+
+        def shown(params: Params, buffers: Any, batch: Batch) -> tuple[Any, Any]:
+            output, moved = model_fn(params, buffers, batch)
+            return checked_output(output), moved
+
+        return shown, criterion, grad_fn.buffers
     raise TypeError(
         "gauss_newton has to see where the model ends and the criterion begins: take the loss_fn "
-        "that functionalize(model, criterion) returns, or ModelLoss(model_fn, criterion)"
+        "that functionalize(model, criterion) returns, or ModelLoss(model_fn, criterion); without "
+        "a criterion, or with one that has buffers, there is no such place: take another hvp"
     )

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.func import grad_and_value
 
-from ..trees import Batch, Buffers, LossFn, Params, is_a, tree_map
+from ..trees import Batch, Buffers, LossFn, Params, is_a, is_compiling, tree_map
+from .checked import check_unwritten, checked_connected, checked_result, versions
 from .explained import NO_GRADIENT, explained
 
 
@@ -35,7 +36,9 @@ class Gradient(NamedTuple):
     """``grad_fn(params, batch) -> (grads, (loss, buffers))`` of a loss at the given buffers.
 
     Raises:
-        ValueError: when the loss is not a scalar, or the loss function returns something else.
+        ValueError: when the loss is not a scalar, does not depend on the parameters, or the loss
+            function returns something else, other buffers for instance, or writes into what it was
+            given.
         NotImplementedError: in words, where torch.func has no gradient (activation checkpointing).
     """
 
@@ -45,25 +48,33 @@ class Gradient(NamedTuple):
     @explained(NO_GRADIENT)
     def __call__(self, params: Params, batch: Batch) -> tuple[Params, tuple[Tensor, Buffers]]:
         def scalar_loss(params: Params) -> tuple[Tensor, tuple[Tensor, Buffers]]:
-            result = self.loss_fn(params, self.buffers, batch)
-            if not is_a(result, tuple) or len(result) != 2:
-                raise ValueError(
-                    f"loss_fn must return (loss, buffers), got {type(result).__name__}"
-                )
-            loss, moved = result
-            return checked_scalar(loss), (loss, moved)
+            loss, moved = checked_result(self._values(params, batch), self.buffers)
+            return checked_connected(loss), (loss, moved)
 
         grads, (_, aux) = grad_and_value(scalar_loss, has_aux=True)(params)
         return tree_map(_dense, grads), aux
+
+    def _values(self, params: Params, batch: Batch) -> Any:
+        """What the loss function returns; in eager, words where it writes into what is given."""
+        given = {**self.buffers} if is_a(self.buffers, dict) else self.buffers
+        if is_compiling():
+            return self.loss_fn(params, given, batch)
+        before = versions(params)
+        try:
+            result = self.loss_fn(params, given, batch)
+        except RuntimeError as error:
+            if "mutate a captured Tensor" not in str(error):
+                raise
+            raise ValueError(
+                "the loss writes in place into a tensor that is not its own (BatchNorm into its "
+                "running statistics): clone the buffers, {n: b.clone() for n, b in "
+                "buffers.items()}, give the clones to functional_call beside params, and return "
+                f"them (torch: {error})"
+            ) from error
+        check_unwritten(params, before)
+        return result
 
 
 def _dense(grad: Tensor) -> Tensor:
     """A sparse embedding's gradient in full: the step adds it to what is dense."""
     return grad.to_dense() if grad.is_sparse else grad
-
-
-def checked_scalar(loss: Tensor) -> Tensor:
-    """``loss``, or a ValueError in words."""
-    if loss.ndim != 0:
-        raise ValueError(f"the loss must be a scalar, got shape {tuple(loss.shape)}; take its mean")
-    return loss

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any, Protocol, overload
 
 import optree
@@ -78,11 +79,24 @@ def norm(tree: PyTree) -> Tensor:
 def all_finite(*trees: PyTree) -> Tensor:
     """Whether no number of the trees is inf or NaN, a 0-d bool; integers always are finite."""
     # One tree at a time: dynamo cannot flatten an empty dict inside a tuple.
-    leaves = [leaf for tree in trees for leaf in tree_leaves(tree)]
+    leaves = [part for tree in trees for leaf in tree_leaves(tree) for part in parts_of(leaf)]
     floating = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     if not floating:
         return torch.ones((), dtype=torch.bool)
     return torch.stack([leaf.isfinite().all() for leaf in floating]).all()
+
+
+def parts_of(leaf: Any) -> list[Any]:
+    """``[leaf]``, or what is in it where optree sees none: in a UserDict or a dataclass."""
+    if isinstance(leaf, Tensor):
+        return [leaf]
+    if isinstance(leaf, Mapping):
+        values: list[Any] = list(leaf.values())  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
+    elif is_dataclass(leaf) and not isinstance(leaf, type):
+        values = [getattr(leaf, field.name) for field in fields(leaf)]
+    else:
+        return [leaf]
+    return [part for value in values for inner in tree_leaves(value) for part in parts_of(inner)]
 
 
 def scalar_like(params: Params, value: float) -> Tensor:
