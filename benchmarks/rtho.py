@@ -13,13 +13,14 @@ short runs from the same start; what was tried lies in the run's search.json and
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import math
 from collections.abc import Sequence
 
 import adatune_func as atf
 from adatune_func import search
-from benchmarks.run import command_line, training
+from benchmarks.run import command_line, jobs, training
 from benchmarks.run.jobs import Job
 
 #: What AdaTune's rtho.py starts with.
@@ -96,7 +97,9 @@ def build(args: argparse.Namespace, job: Job) -> training.Plan:
         raise ValueError("--alpha auto goes with --hyper-lr auto: both are found in one search")
     tried = searched(args, job) if args.hyper_lr == "auto" else []
     plan = training.Plan(tuner_of(args, job), {"lr": args.lr}, tried=tried)
-    return plan._replace(model=atf.averages) if args.average else plan
+    if not args.average:
+        return plan
+    return plan._replace(model=functools.partial(jobs.at_average, job, args.batch_size))
 
 
 def tuner_of(args: argparse.Namespace, job: Job) -> atf.Tuner:

@@ -40,8 +40,7 @@ def bindable(module: nn.Module) -> list[Attribute]:
     for path, part in submodules(module):
         plain: dict[str, Any] = part.__dict__
         names = {name for name, value in plain.items() if is_a(value, Tensor)}
-        kind: Any = type(part)
-        names |= set(_assigned(kind))
+        names |= set(_assigned(part.__class__))
         registered = {*part._parameters, *part._buffers, *part._modules}
         for name in sorted(names - registered - set(vars(nn.Module()))):
             where = f"{path}.{name}" if path else name
@@ -103,10 +102,11 @@ def _same(a: Any, b: Any) -> bool:
 
 def _assigned(kind: Any) -> Iterator[str]:
     """Names that methods of a module's class assign to, its constructor's left out."""
-    for base in kind.__mro__:
+    bases: list[Any] = list(kind.__mro__)
+    for base in bases:
         if base is nn.Module:
             return
-        for name, method in vars(base).items():
+        for name, method in base.__dict__.items():
             if name == "__init__" or not isinstance(method, FunctionType):
                 continue
             for instruction in dis.get_instructions(method):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from typing import Any, NamedTuple
 
 import torch
@@ -71,6 +72,18 @@ def check_fit(args: argparse.Namespace, model: atf.Functional, data: ImageData) 
             f"--network {args.network} does not take batches of {shape[0]} images of {size} "
             f"({str(error).splitlines()[0]})"
         ) from None
+
+
+def at_average(job: Job, batch_size: int, state: atf.TunerState) -> atf.TunerState:
+    """The average of the weights, with BatchNorm's statistics there: 50 batches tell them."""
+    batches = (
+        (image_data.normalize(images, job.data.mean, job.data.std), labels)
+        for images, labels in image_data.in_order(job.data.train, batch_size)
+        if len(labels) == batch_size
+    )
+    with torch.random.fork_rng(devices=[]):  # training draws as if nobody had looked
+        some = itertools.islice(batches, 50)
+        return atf.recalibrate(job.model.loss_fn, atf.averages(state), some)
 
 
 def evaluate(job: Job, state: Any, split: Split) -> tuple[float, float]:

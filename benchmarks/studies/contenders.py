@@ -64,7 +64,8 @@ def trainer(method: str, optimizer: str, task: Task, steps: int, together: bool)
             rivals.train(method, optimizer, model, start, steps, pairs)
             for model, start in zip(models, starts, strict=True)
         ]
-    tuner = _tuner(method, optimizer, atf.functionalize(task.network(), F.cross_entropy).loss_fn)
+    loss_fn = atf.functionalize(task.network(), F.cross_entropy).loss_fn
+    tuner = _tuner(method, optimizer, loss_fn)
     mapped = torch.func.vmap(tuner.step, in_dims=(0, None, None)) if together else None
     step = atf.jit(mapped or tuner.step)
     more = MORE[optimizer] if method == "marthe_all" else {}
@@ -84,8 +85,12 @@ def trainer(method: str, optimizer: str, task: Task, steps: int, together: bool)
         schedule = BASELINES.get(method)
         plans = [schedule(start, steps) for start in starts] if schedule else []
         state, paths, refused = run(step if mapped else _alone(step), states, plans, steps, pairs)
-        for model, its in zip(models, search.unstack(state), strict=True):
-            atf.write_back(model, atf.averages(its) if method == "marthe_averaged" else its)
+        finals = search.unstack(state)
+        if method == "marthe_averaged":
+            last = [batch for batch, _ in itertools.islice(pairs, rivals.RECALIBRATION)]
+            finals = [atf.recalibrate(loss_fn, atf.averages(its), last) for its in finals]
+        for model, its in zip(models, finals, strict=True):
+            atf.write_back(model, its)
         return [
             Outcome(model, path[-1], count, path[:-1])
             for model, path, count in zip(models, paths, refused, strict=True)
