@@ -141,7 +141,7 @@ def compiled_as_eager(hvps: list[Any], names: list[str]) -> None:
 @pytest.mark.parametrize("hvp", [atf.exact, atf.gauss_newton])
 def test_losses_have_the_same_products_compiled(hvp):
     """pytorch#123996, #197067: a segmentation fault, without the decomposition of ZeroTensors."""
-    in_a_process(compiled_as_eager, [hvp], list(LOSSES))
+    in_a_process(compiled_as_eager, [hvp], ["mse", "huber", "l1"])
 
 
 def a_step_as_eager(backend: str, width: int, hparams: dict[str, float]) -> None:
