@@ -130,25 +130,3 @@ def test_regression_has_exact_products(criterion, hvp):
     state, _ = tuner.step(tuner.init(params, {"lr": 0.01}, buffers), batch, batch)
     _, info = tuner.step(state, batch, batch)
     assert info.accepted and float(info.hypergrads["lr"]) < 0
-
-
-def test_mse_loss_in_a_loss_of_ones_own_is_an_error_in_words():
-    def loss_fn(params, buffers, batch):
-        return F.mse_loss(batch[0] @ params["w"], batch[1]), buffers
-
-    tuner = atf.marthe(loss_fn, atf.sgd())
-    state = tuner.init({"w": torch.ones(3)}, {"lr": 0.1})
-    batch = torch.randn(4, 3), torch.randn(4)
-    with pytest.raises(NotImplementedError, match="reduction='none'"):
-        tuner.step(state, batch, batch)
-
-
-def test_a_loss_without_forward_mode_has_another_exact_product():
-    module = nn.Linear(3, 1)
-    loss_fn, params, buffers = atf.functionalize(module, F.huber_loss)
-    batch = torch.randn(4, 3), torch.randn(4, 1)
-    tuner = atf.marthe(loss_fn, atf.sgd())
-    with pytest.raises(NotImplementedError, match="try hvp=reverse_over_reverse"):
-        tuner.step(tuner.init(params, {"lr": 0.01}, buffers), batch, batch)
-    tuner = atf.marthe(loss_fn, atf.sgd(), hvp=atf.reverse_over_reverse)
-    assert tuner.step(tuner.init(params, {"lr": 0.01}, buffers), batch, batch)[1].accepted

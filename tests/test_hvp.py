@@ -374,12 +374,6 @@ def test_autocast_inside_the_loss_keeps_tangents_in_single_precision(problem, hv
     assert h[1] == pytest.approx(h[0], rel=0.1 if hvp in EXACT_HVPS else 1.0)
 
 
-def test_forward_mode_of_batchnorm_under_autocast_fails_in_words():
-    problem = in_bfloat16(conv_batchnorm(dtype=torch.float32))
-    with pytest.raises(NotImplementedError, match="hvp=reverse_over_reverse"):
-        products(atf.forward_over_reverse, problem)
-
-
 @pytest.mark.parametrize("hvp", ["forward_over_reverse", "reverse_over_reverse", "gauss_newton"])
 def test_channels_last_gives_the_same_numbers(hvp):
     problem = conv_batchnorm(channels=2)

@@ -60,7 +60,7 @@ def _reduced(each: Tensor, reduction: str) -> Tensor:
 
 
 def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
-    """``relu6(x + 3) / 6``."""
+    """``relu6(x + 3) / 6``, in eager: dynamo (2.13) calls the kernel past this mode."""
     value = F.relu6(input + 3) / 6
     return input.copy_(value) if inplace else value
 
@@ -106,7 +106,6 @@ _REWRITTEN: dict[Any, Callable[..., Any]] = {
     F.huber_loss: _huber_loss,
     F.soft_margin_loss: _soft_margin_loss,
     F.hardsigmoid: _hardsigmoid,
-    torch._C._nn.hardsigmoid: _hardsigmoid,  # pyright: ignore  # what dynamo sees of it
     torch._weight_norm: _weight_norm,  # pyright: ignore
     torch.lstm: _lstm,
     F.embedding: _embedding,

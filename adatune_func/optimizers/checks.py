@@ -31,7 +31,7 @@ def _check_eps(hparams: HParams, params: Params) -> None:
     for eps in tree_leaves(hparams.get("eps", ())):
         for leaf in tree_leaves(params):
             smallest = torch.finfo(leaf.dtype).tiny
-            if eps < smallest:
+            if 0 < eps < smallest:  # the domain refuses 0 by itself
                 raise ValueError(
                     f"eps = {float(eps):.3g} lies below {smallest:.2g}, the smallest normal number "
                     f"of {leaf.dtype}, and would not keep a step from dividing by 0; take "
