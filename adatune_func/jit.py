@@ -9,8 +9,7 @@ and compiles it. A later call flattens its arguments, runs the graph and builds 
 from __future__ import annotations
 
 import functools
-from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -20,6 +19,7 @@ from torch.fx import GraphModule
 
 from .graphs import (
     Kind,
+    apart,
     check_new,
     donated,
     kind_of,
@@ -113,11 +113,11 @@ def jit(
         plan = plans[kind][0] if kind in plans else _plan(fn, leaves, kind, donate)
         tensors = list(filter(_is_tensor, leaves))
         if donate:
-            tensors = _apart(tensors, plan.donated)
+            tensors = apart(tensors, plan.donated)
         if kind not in plans:
             # AOTAutograd would take arguments that are one tensor today for one for ever.
             with _plain():
-                examples = _apart(tensors, range(len(tensors)))
+                examples = apart(tensors, range(len(tensors)))
                 plans[kind] = plan, compiled(plan.module, examples)
         return _run(*plans[kind], tensors)
 
@@ -182,22 +182,6 @@ def _run(plan: _Plan, run: Callable[..., Any], tensors: list[Tensor]) -> Any:
 def _empty(tensor: Any) -> None:
     """Whoever looks at an old state finds nothing; without this it would be the new one."""
     tensor.set_()
-
-
-def _apart(tensors: list[Tensor], chosen: Iterable[int]) -> list[Tensor]:
-    """The tensors, with copies of those chosen that share their memory with another."""
-    places = Counter(x.untyped_storage().data_ptr() for x in tensors)
-    shared = {i for i in chosen if places[tensors[i].untyped_storage().data_ptr()] > 1}
-    return [_copied(x) if i in shared else x for i, x in enumerate(tensors)]
-
-
-def _copied(x: Tensor) -> Tensor:
-    """A copy with the same strides, those of an expanded tensor too."""
-    pairs = zip(x.shape, x.stride(), strict=True)
-    span = 1 + sum((size - 1) * stride for size, stride in pairs) if x.numel() else 0
-    made = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
-    made.as_strided((span,), (1,)).copy_(x.as_strided((span,), (1,)))
-    return made
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from adatune_func import search
 from adatune_func.curvature import Gradient
 from adatune_func.trees import is_transforming, tree_leaves, tree_map
 from tests.cases import (
+    COMPILED_ELSEWHERE,
     HVPS,
     METHODS,
     OPTIMIZERS,
@@ -27,14 +28,15 @@ from tests.cases import (
     tanh_mlp,
 )
 
+DECAY = ({}, {"weight_decay": 0.01})
 ONE, TWO = {"lr": 0.05}, {"lr": 0.05, "weight_decay": 0.01}
-GRAPHS = [name for name in OPTIMIZERS if name not in ("sgd", "sgd_momentum")]
+GRAPHS = [name for name in OPTIMIZERS if name not in ("sgd", "sgd_momentum", *COMPILED_ELSEWHERE)]
 
 
 def covering():
     """Each pair of (hvp, method), optimizers in turn; every second one tunes two numbers."""
     return [
-        (GRAPHS[(i + j) % len(GRAPHS)], hvp, method, TWO if (i + j) % 2 else ONE)
+        (GRAPHS[(i + j) % len(GRAPHS)], hvp, method, {"lr": 0.005, **DECAY[(i + j) % 2]})
         for i, hvp in enumerate(HVPS)
         for j, method in enumerate(METHODS)
         if "adaptive" not in method or not (i + j) % 2  # adaptive mu knows lr alone

@@ -6,7 +6,7 @@ what is written to, ``cleaning`` drops what is dead or double, ``zeros`` what is
 """
 
 from .cleaning import without_dead, without_duplicates
-from .donation import donated
+from .donation import apart, donated
 from .kinds import Kind, check_new, kind_of
 from .tracing import Traced, trace
 from .zeros import without_zeros
@@ -14,6 +14,7 @@ from .zeros import without_zeros
 __all__ = [
     "Kind",
     "Traced",
+    "apart",
     "check_new",
     "donated",
     "kind_of",

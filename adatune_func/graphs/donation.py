@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.fx import Graph, Node
 
 from .aliases import memory
@@ -45,7 +47,7 @@ def _fits(old: Node, new: Any) -> bool:
     if not isinstance(new, Node):
         return False
     a, b = old.meta["val"], new.meta.get("val")
-    alike = isinstance(b, torch.Tensor) and (a.shape, a.dtype, a.stride(), a.device) == (
+    alike = isinstance(b, Tensor) and (a.shape, a.dtype, a.stride(), a.device) == (
         b.shape,
         b.dtype,
         b.stride(),
@@ -54,8 +56,24 @@ def _fits(old: Node, new: Any) -> bool:
     return alike and not a.requires_grad and _dense(a)
 
 
-def _dense(value: torch.Tensor) -> bool:
+def _dense(value: Tensor) -> bool:
     """Whether each element has a place of its own (an expanded tensor's have not)."""
     return all(
         size == 1 or stride > 0 for size, stride in zip(value.shape, value.stride(), strict=True)
     )
+
+
+def apart(tensors: list[Tensor], chosen: Iterable[int]) -> list[Tensor]:
+    """The tensors, with copies of those chosen that share their memory with another."""
+    places = Counter(x.untyped_storage().data_ptr() for x in tensors)
+    shared = {i for i in chosen if places[tensors[i].untyped_storage().data_ptr()] > 1}
+    return [_copied(x) if i in shared else x for i, x in enumerate(tensors)]
+
+
+def _copied(x: Tensor) -> Tensor:
+    """A copy with the same strides, those of an expanded tensor too."""
+    pairs = zip(x.shape, x.stride(), strict=True)
+    span = 1 + sum((size - 1) * stride for size, stride in pairs) if x.numel() else 0
+    made = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
+    made.as_strided((span,), (1,)).copy_(x.as_strided((span,), (1,)))
+    return made
