@@ -13,6 +13,7 @@ short runs from the same start; what was tried lies in the run's search.json and
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import math
 from collections.abc import Sequence
