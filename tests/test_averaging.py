@@ -110,7 +110,7 @@ def test_check_tangents_looks_at_the_average():
 def test_one_graph():
     run = tanh_mlp(steps=3)
     tuner = atf.marthe(run.loss_fn, atf.averaged(atf.sgd(momentum=0.9)))
-    step = torch.compile(tuner.step, fullgraph=True, backend="eager")
+    step = atf.jit(tuner.step, backend="eager")
     state = start(run, tuner, {"lr": 0.1})
     torch.testing.assert_close(step(state, *run.batches[0]), tuner.step(state, *run.batches[0]))
 

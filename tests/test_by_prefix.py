@@ -144,8 +144,7 @@ def test_each_hyperparameter_moves_by_its_own_hypergradient(case):
 def test_compiled_equals_eager():
     problem, (optimizer, hparams) = layered(steps=2), CASES["clipped"]
     tuner = METHODS["hd"](problem.loss_fn, optimizer, atf.no_curvature)
-    torch.compiler.reset()
-    step = torch.compile(tuner.step, backend="aot_eager", fullgraph=True)
+    step = atf.jit(tuner.step, backend="aot_eager")
     eager, compiled = (last_info(problem, tuner, hparams, s) for s in (None, step))
     assert_trees_close(compiled, eager, rtol=1e-9, atol=1e-12)
 

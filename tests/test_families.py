@@ -69,7 +69,7 @@ def trained(family: str, optimizer: str, dtype: torch.dtype, backend: str | None
     tuner = atf.marthe(problem.loss_fn, chosen)
     step: Any = tuner.step
     if backend:
-        step = torch.compile(step, fullgraph=True, backend=backend)
+        step = atf.jit(step, backend=backend)
     state, infos = start(problem, tuner, hparams), []
     for batch, val_batch in problem.batches:
         state, info = step(state, batch, val_batch)

@@ -174,7 +174,7 @@ def test_compiled_equals_eager(name):
     """What forward leaves on its module would be a tensor of a trace that has ended."""
     loss_fn, params, buffers = atf.functionalize(MODULES[name](), F.cross_entropy)
     tuner = atf.plain(loss_fn, atf.sgd())
-    step = torch.compile(tuner.step, fullgraph=True, backend="aot_eager")
+    step = atf.jit(tuner.step, backend="aot_eager")
     state, batch = tuner.init(params, {}, buffers), pairs(1)[0]
     want = tuner.step(state, batch)
     torch.testing.assert_close(step(state, batch), want, rtol=1e-12, atol=1e-14)

@@ -335,7 +335,7 @@ def test_plain_training_has_no_tangent_to_reset():
 def test_the_guard_compiles_into_one_graph():
     problem = tanh_mlp()
     tuner = atf.marthe(problem.loss_fn, OPTIMIZERS["sgd_momentum"])
-    step = torch.compile(tuner.step, fullgraph=True, backend="aot_eager")
+    step = atf.jit(tuner.step, backend="aot_eager")
     one = two = start(problem, tuner, {"lr": 1e3})
     outcomes = set()
     for batch, val_batch in 8 * problem.batches:

@@ -259,11 +259,9 @@ def attention(layer=None):
     problem = tanh_mlp()
     x = torch.randn(4, 5, 6, dtype=torch.float64)
     if layer is not None:
-        loss_fn, params, buffers = atf.functionalize(
-            layer.double(), lambda output, x: (output - x).square().mean()
-        )
+        f = atf.functionalize(layer.double(), lambda output, x: (output - x).square().mean())
         return problem._replace(
-            loss_fn=loss_fn, params=params, buffers=buffers, batches=[((x, x), (x, x))]
+            loss_fn=f.loss_fn, params=f.params, buffers=f.buffers, batches=[((x, x), (x, x))]
         )
 
     def loss_fn(params, buffers, batch):
@@ -366,7 +364,7 @@ def test_autocast_inside_the_loss_keeps_tangents_in_single_precision(problem, hv
         )
         step = tuner.step
         if backend:
-            step = torch.compile(step, fullgraph=True, backend=backend)
+            step = atf.jit(step, backend=backend)
         state, info = trained(problem, tuner, step)
         assert {leaf.dtype for leaf in tree_leaves((state.params, state.z))} == {torch.float32}
         h.append(float(info.hypergrads["lr"]))

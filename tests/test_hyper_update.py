@@ -137,7 +137,7 @@ def test_relative_compiles_and_maps_over_states():
     hparams = [{"lr": lr, "beta1": 0.9} for lr in (1e-4, 1e-2)]
     states = [start(problem, tuner, eta) for eta in hparams]
     together = tree_map(lambda *leaves: torch.stack(leaves), *states)
-    compiled = torch.compile(tuner.step, fullgraph=True, backend="aot_eager")
+    compiled = atf.jit(tuner.step, backend="aot_eager")
     mapped = torch.func.vmap(tuner.step, in_dims=(0, None, None))
     fast = states[0]
     for batch, val_batch in problem.batches:

@@ -138,7 +138,7 @@ def test_errors_say_what_to_do():
 def test_lion_compiles():
     problem = tanh_mlp(steps=3)
     tuner = atf.hd(problem.loss_fn, OPTIMIZERS["lion"])
-    step = torch.compile(tuner.step, fullgraph=True, backend="eager")
+    step = atf.jit(tuner.step, backend="eager")
     one = two = start(problem, tuner, {"lr": 0.01})
     for batch, _ in problem.batches:
         one, two = tuner.step(one, batch)[0], step(two, batch)[0]

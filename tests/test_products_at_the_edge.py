@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -118,7 +119,7 @@ def test_a_loss_has_its_products(name, hvp):
     assert off_by(hv, by_differences(f, batch, v)) < 1e-7
 
 
-def compiled_as_eager(hvps: list[Any], names: list[str]) -> None:
+def compiled_as_eager(compiler: Callable[..., Any], hvps: list[Any], names: list[str]) -> None:
     """All in one graph: a compile each would take minutes."""
     torch.set_num_threads(1)
     problems = [
@@ -132,16 +133,26 @@ def compiled_as_eager(hvps: list[Any], names: list[str]) -> None:
         triples = zip(problems, directions, strict=True)
         return [product(f, hvp, batch, v) for (hvp, f, batch), v in triples]
 
-    compiled = torch.compile(products, fullgraph=True, backend="aot_eager")(directions)
+    compiled = compiler(products, backend="aot_eager")(directions)
     for one, other in zip(compiled, products(directions), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
+def by_dynamo(fn: Callable[..., Any], backend: str) -> Callable[..., Any]:
+    return torch.compile(fn, fullgraph=True, backend=backend)
+
+
 @pytest.mark.compiles
-@pytest.mark.parametrize("hvp", [atf.exact, atf.gauss_newton])
-def test_losses_have_the_same_products_compiled(hvp):
+@pytest.mark.parametrize(
+    ("compiler", "hvps", "names"),
+    [
+        (atf.jit, [atf.exact, atf.gauss_newton], list(LOSSES)),
+        (by_dynamo, [atf.exact], ["mse", "gaussian"]),
+    ],
+)
+def test_losses_have_the_same_products_compiled(compiler, hvps, names):
     """pytorch#123996, #197067: a segmentation fault, without the decomposition of ZeroTensors."""
-    in_a_process(compiled_as_eager, [hvp], ["mse", "huber", "l1"])
+    in_a_process(compiled_as_eager, compiler, hvps, names)
 
 
 def a_step_as_eager(backend: str, width: int, hparams: dict[str, float]) -> None:
@@ -152,7 +163,7 @@ def a_step_as_eager(backend: str, width: int, hparams: dict[str, float]) -> None
     f = atf.functionalize(module, F.mse_loss)
     tuner = atf.marthe(f.loss_fn, atf.sgd(momentum=0.9))
     one = two = tuner.init(f.params, hparams)
-    step = torch.compile(tuner.step, fullgraph=True, backend=backend)
+    step = atf.jit(tuner.step, backend=backend)
     for _ in range(2):
         one, _ = tuner.step(one, batch, batch)
         two, _ = step(two, batch, batch)
@@ -234,7 +245,7 @@ def test_a_layer_has_its_products(name, hvp):
     assert off_by(product(f, hvp, batch, v)[1], by_differences(f, batch, v)) < 1e-7
 
 
-def layers_as_eager(names: list[str]) -> None:
+def layers_as_eager(compiler: Callable[..., Any], names: list[str]) -> None:
     torch.set_num_threads(1)
     problems = [classifier(LAYERS[name]()) for name in names]
     directions = [direction(f) for f, _ in problems]
@@ -243,15 +254,18 @@ def layers_as_eager(names: list[str]) -> None:
         pairs = zip(problems, directions, strict=True)
         return [product(f, atf.exact, batch, v) for (f, batch), v in pairs]
 
-    compiled = torch.compile(products, fullgraph=True, backend="aot_eager")(directions)
+    compiled = compiler(products, backend="aot_eager")(directions)
     for one, other in zip(compiled, products(directions), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.compiles
-def test_layers_have_the_same_products_compiled():
+@pytest.mark.parametrize(
+    ("compiler", "names"), [(atf.jit, list(LAYERS)), (by_dynamo, ["frozen_layer_norm"])]
+)
+def test_layers_have_the_same_products_compiled(compiler, names):
     """A frozen norm failed by an internal assert, and every jvp of the process after it."""
-    in_a_process(layers_as_eager, [name for name in LAYERS if name.startswith("frozen")])
+    in_a_process(layers_as_eager, compiler, names)
 
 
 @pytest.mark.parametrize("hvp", EXACT)

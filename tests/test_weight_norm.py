@@ -205,7 +205,7 @@ def test_compiled_equals_eager():
     tuner = atf.rtho(loss_fn, atf.sgd())
     state, pair = tuner.init(params, {"lr": 0.01}, buffers), batch()
     state, _ = tuner.step(state, pair, pair)
-    step = torch.compile(tuner.step, fullgraph=True, backend="eager")
+    step = atf.jit(tuner.step, backend="eager")
     torch.testing.assert_close(
         step(state, pair, pair), tuner.step(state, pair, pair), rtol=1e-10, atol=1e-12
     )

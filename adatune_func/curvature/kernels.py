@@ -9,12 +9,22 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from ..trees import math_attention
-from .rewritten import Rewritten
+from ..trees import is_tracing, math_attention
+from .rewritten import Branchless, Rewritten
 
 
 @contextmanager
 def derivable() -> Generator[None, None, None]:
     """Run the block with kernels that have forward mode and a second backward pass."""
     with math_attention(), Rewritten():
+        yield
+
+
+@contextmanager
+def traceable() -> Generator[None, None, None]:
+    """Run the block without questions about numbers, where a graph is traced and has none."""
+    if not is_tracing():
+        yield
+        return
+    with Branchless():
         yield

@@ -11,6 +11,7 @@ from torch.func import grad_and_value
 from ..trees import Batch, Buffers, LossFn, Params, is_a, is_compiling, tree_map
 from .checked import check_unwritten, checked_connected, checked_result, versions
 from .explained import NO_GRADIENT, explained
+from .kernels import traceable
 
 
 class ModelLoss(NamedTuple):
@@ -58,10 +59,12 @@ class Gradient(NamedTuple):
         """What the loss function returns; in eager, words where it writes into what is given."""
         given = {**self.buffers} if is_a(self.buffers, dict) else self.buffers
         if is_compiling():
-            return self.loss_fn(params, given, batch)
+            with traceable():
+                return self.loss_fn(params, given, batch)
         before = versions(params)
         try:
-            result = self.loss_fn(params, given, batch)
+            with traceable():
+                result = self.loss_fn(params, given, batch)
         except RuntimeError as error:
             if "mutate a captured Tensor" not in str(error):
                 raise

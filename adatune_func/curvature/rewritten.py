@@ -8,6 +8,7 @@ more, so it takes the kernel's place only inside a product.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -101,6 +102,26 @@ def _one_precision(norm: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return rewritten
 
 
+def _gaussian_nll_loss(
+    input: Tensor,
+    target: Tensor,
+    var: Tensor | float,
+    full: bool = False,
+    eps: float = 1e-6,
+    reduction: str = "mean",
+) -> Tensor:
+    """``(log v + (x - y)² / v) / 2``; torch's own asks first whether a variance is negative."""
+    if not isinstance(var, Tensor):
+        var = torch.full_like(input, var)
+    if var.shape == input.shape[:-1]:
+        var = var[..., None]
+    var = (
+        var + (var.clamp(min=eps) - var).detach()
+    )  # its slope is that of what is clamped, as there
+    each = (var.log() + (input - target).square() / var) / 2
+    return _reduced(each + full * math.log(2 * math.pi) / 2, reduction)
+
+
 _REWRITTEN: dict[Any, Callable[..., Any]] = {
     F.mse_loss: _mse_loss,
     F.huber_loss: _huber_loss,
@@ -114,6 +135,19 @@ _REWRITTEN: dict[Any, Callable[..., Any]] = {
     F.instance_norm: _one_precision(F.instance_norm),
     F.layer_norm: _one_precision(F.layer_norm),
 }
+
+
+#: What branches on numbers, for where there are none: written without the branch.
+_BRANCHLESS: dict[Any, Callable[..., Any]] = {F.gaussian_nll_loss: _gaussian_nll_loss}
+
+
+class Branchless(TorchFunctionMode):
+    """Inside, losses that check the numbers they are given do not."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        return _BRANCHLESS.get(func, func)(*args, **(kwargs or {}))
 
 
 class Rewritten(TorchFunctionMode):

@@ -81,14 +81,20 @@ def global_state() -> tuple[Any, ...]:
     )
 
 
+def is_tracing() -> bool:
+    """Whether tensors have no numbers, as a graph is written down."""
+    if is_compiling():  # dynamo cannot look at the stack of modes
+        return True
+    modes = _python_dispatch._get_current_dispatch_mode_stack()
+    return any(isinstance(mode, ProxyTorchDispatchMode | FakeTensorMode) for mode in modes)
+
+
 def is_transforming() -> bool:
     """Whether a function is called to be traced or differentiated or mapped, not to be run."""
-    modes = _python_dispatch._get_current_dispatch_mode_stack()
     return (
-        is_compiling()
+        is_tracing()
         or _torch._C._functorch.peek_interpreter_stack() is not None
         or _forward_ad._current_level >= 0
-        or any(isinstance(mode, ProxyTorchDispatchMode | FakeTensorMode) for mode in modes)
     )
 
 
