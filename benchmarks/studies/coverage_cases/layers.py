@@ -35,6 +35,10 @@ def frozen(module: nn.Module) -> Any:
     return module.requires_grad_(False)
 
 
+def cayley(module: nn.Module) -> Any:
+    return parametrizations.orthogonal(module, orthogonal_map="cayley")
+
+
 LINEAR = [
     layer(ROWS, nn.Linear, 4, 3),
     layer(ROWS, nn.Linear, 4, 3, bias=False),
@@ -50,7 +54,9 @@ LINEAR = [
     layer(ROWS, Parameters),
     after("with weight_norm", layer(ROWS, nn.Linear, 4, 3), parametrizations.weight_norm),
     after("with spectral_norm", layer(ROWS, nn.Linear, 4, 3), parametrizations.spectral_norm),
-    after("with orthogonal", layer(ROWS, nn.Linear, 4, 3), parametrizations.orthogonal),
+    # not the third map, "householder": it casts a diagonal of -1 to int, and jumps at its own start
+    after("with orthogonal", layer(ROWS, nn.Linear, 4, 4), parametrizations.orthogonal),
+    after("with cayley", layer(ROWS, nn.Linear, 4, 3), cayley),
 ]
 
 CONVOLUTIONS = [
@@ -124,7 +130,7 @@ NORMS = [
 
 ACTIVATIONS = [
     *each(ROWS, nn.CELU, nn.ELU, nn.GELU, nn.GLU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish),
-    *each(ROWS, nn.Hardtanh, nn.LeakyReLU, nn.LogSigmoid, nn.LogSoftmax, nn.Mish, nn.PReLU),
+    *each(ROWS, nn.Hardtanh, nn.LeakyReLU, nn.LogSigmoid, nn.Mish, nn.PReLU),
     *each(ROWS, nn.ReLU, nn.ReLU6, nn.RReLU, nn.SELU, nn.SiLU, nn.Sigmoid, nn.Softplus),
     *each(ROWS, nn.Softshrink, nn.Softsign, nn.Tanh, nn.Tanhshrink),
     layer(ROWS, nn.CELU, alpha=0.5),
@@ -132,7 +138,7 @@ ACTIVATIONS = [
     layer(ROWS, nn.GELU, approximate="tanh"),
     layer(ROWS, nn.Hardtanh, -0.5, 0.7),
     layer(ROWS, nn.LeakyReLU, 0.2),
-    layer(ROWS, nn.LogSoftmax, dim=1),
+    layer(IMAGE, nn.LogSoftmax, dim=1),
     layer(ROWS, nn.PReLU, 4),
     layer(ROWS, nn.Softmax, dim=1),
     layer(IMAGE, nn.Softmax2d),
@@ -162,7 +168,7 @@ POOLING = [
     layer(IMAGE, nn.AvgPool2d, 3, padding=1, count_include_pad=False),
     layer(SERIES, nn.LPPool1d, 2, 2),
     layer(IMAGE, nn.LPPool2d, 2, 2),
-    layer(IMAGE, nn.LPPool2d, 3, 2),
+    layer(IMAGE, nn.LPPool2d, 4, 2),
     layer(VOLUME, nn.LPPool3d, 2, 2),
     *(layer(SERIES, kind, 2) for kind in (nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d)),
     *(layer(IMAGE, kind, 2) for kind in (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)),
