@@ -26,7 +26,7 @@ import linecache
 import multiprocessing
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,7 +76,9 @@ class Moved(nn.Module):
 
 def bent(output: Any, target: Tensor) -> Tensor:
     """A smooth loss of any output, with curvature in each direction."""
-    leaves = [x for x in pytree.tree_leaves(output) if x.is_floating_point()]
+    leaves = [
+        x for x in pytree.tree_leaves(output) if isinstance(x, Tensor) and x.is_floating_point()
+    ]
     flat = torch.cat([x.reshape(-1) for x in leaves])
     ramp = torch.linspace(0.5, 1.5, len(flat), dtype=flat.dtype)
     return ((flat - target) * ramp).sin().mean()
@@ -155,8 +157,8 @@ def compiled_errors(entry: Layer | Loss, seed: int) -> dict[str, float]:
         state = tuner.init(params, {"lr": 1e-2}, buffers)
         for _ in range(2):
             state, info = step(state, batch)
-        if not info.accepted:
-            return {"compiled": float("nan")}
+            if not info.accepted:
+                return {"compiled": float("nan")}
         ends.append((state.params, state.z, state.buffers))
     eager, found = ends
     return {"compiled": relative(found, eager, eager)}
@@ -244,6 +246,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--again", action="store_true", help="only what is not right in the output as it is"
     )
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--output", type=Path, default=record.RESULTS / "coverage.json")
@@ -255,11 +258,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     known = json.loads(args.output.read_text())["rows"] if args.output.exists() else []
     right = {key(row) for row in known if row["result"] == "right"} if args.again else set()
     found = []
-    for row in rows(lambda k: args.only in k[1] and k not in right, args.modes, args.jobs):
-        found.append(row)
-        if row["result"] != "right":
-            print(row, flush=True)
-    record.merge(args.output, found, ("table", "name", "mode"), record.provenance(vars(args)))
+    try:
+        for row in rows(
+            lambda k: k[0] in args.tables and args.only in k[1] and k not in right,
+            *(args.modes, args.jobs),
+        ):
+            found.append(row)
+            if row["result"] != "right":
+                print(row, flush=True)
+    finally:  # stopped by hand, it keeps what it has
+        record.merge(args.output, found, ("table", "name", "mode"), record.provenance(vars(args)))
     if args.output == record.RESULTS / "coverage.json":
         record.write(PAGE, page(args.output))
 

@@ -36,7 +36,7 @@ def layer(inputs: Any, kind: Any, *args: Any, **kwargs: Any) -> Layer:
     def draw() -> tuple[Tensor, ...]:
         return tuple(torch.randn(shape, dtype=torch.float64) for shape in shapes)
 
-    drawn = inputs if callable(inputs) else draw
+    drawn: Any = inputs if callable(inputs) else draw
     return Layer(spell(kind, args, kwargs), lambda: kind(*args, **kwargs), drawn)
 
 

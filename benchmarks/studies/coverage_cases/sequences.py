@@ -68,7 +68,11 @@ ATTENTION = [
     layer(TOKENS, nn.TransformerEncoderLayer, 4, 2, 6, 0.0, "gelu", norm_first=True),
     layer(TOKENS, nn.TransformerEncoderLayer, 4, 2, 6, 0.0, batch_first=True, bias=False),
     called("with a causal mask", ENCODER, causal),
-    Layer("TransformerEncoder", lambda: nn.TransformerEncoder(ENCODER.build(), 2), ENCODER.inputs),
+    Layer(
+        "TransformerEncoder",
+        lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 6, 0.0), 2),
+        ENCODER.inputs,
+    ),
     layer([TOKENS, TOKENS], nn.TransformerDecoderLayer, 4, 2, 6, 0.0),
     Layer(
         "TransformerDecoder",
