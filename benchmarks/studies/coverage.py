@@ -234,6 +234,10 @@ def rows(
             yield {"table": table, "name": entry.name, "mode": mode, **result}
 
 
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return json.loads(path.read_text())["rows"]
+
+
 def key(row: Mapping[str, Any]) -> Key:
     return row["table"], row["name"], row["mode"]
 
@@ -255,8 +259,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     warnings.simplefilter("ignore")  # torch has something to say of many a layer
     for mode in args.modes:  # what torch imports at a first use, the children have then
         outcome(mode, LAYERS[0])
-    known = json.loads(args.output.read_text())["rows"] if args.output.exists() else []
-    right = {key(row) for row in known if row["result"] == "right"} if args.again else set()
+    known = rows_of(args.output) if args.again and args.output.exists() else []
+    right = {key(row) for row in known if row["result"] == "right"}
     found = []
     try:
         for row in rows(
