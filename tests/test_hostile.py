@@ -376,9 +376,8 @@ def test_right_as_an_ordinary_loop_is(name):
 )
 def test_a_start_that_is_a_number_after_all(hparams):
     batches = pairs(batch)
-    right, _ = trained(
-        net(), squares, batches, {k: 0.25 if k == "lr" else v for k, v in hparams.items()}
-    )
+    floats = {name: 0.25 if name == "lr" else value for name, value in hparams.items()}
+    right, _ = trained(net(), squares, batches, floats)
     state, _ = trained(net(), squares, batches, hparams)
     torch.testing.assert_close(state.params, right.params, rtol=0, atol=0)
     torch.testing.assert_close(state.z.params, right.z.params, rtol=0, atol=0)

@@ -45,7 +45,8 @@ from benchmarks.studies.coverage_page import page
 TABLES: dict[str, Sequence[Layer | Loss]] = {"layer": LAYERS, "loss": LOSSES}
 PAGE = Path(__file__).parents[2] / "docs" / "coverage.md"
 SEEDS = (0, 1, 2)
-TOLERANCE = {"gradient": 1e-9, "buffers": 1e-9, "product": 1e-6, "compiled": 1e-8}
+#: torch's own hardsigmoid has 1/6 in single precision: its gradients are off by 3e-8
+TOLERANCE = {"gradient": 1e-7, "buffers": 1e-9, "product": 1e-6, "compiled": 1e-8}
 
 
 def compiled(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -150,7 +151,9 @@ def compiled_errors(entry: Layer | Loss, seed: int) -> dict[str, float]:
     """How far two compiled steps lead from the same two in eager."""
     module, criterion, batch = problem_of(entry, seed)
     loss_fn, params, buffers = atf.functionalize(module, criterion)
-    tuner = atf.marthe(loss_fn, atf.sgd(momentum=0.9), outer="next_batch")
+    tuner = atf.rtho(
+        loss_fn, atf.sgd(momentum=0.9), outer="next_batch", hyper_update=atf.additive(1e-6)
+    )
     ends = []
     for step in (tuner.step, compiled(tuner.step)):
         torch.manual_seed(seed)
@@ -159,7 +162,7 @@ def compiled_errors(entry: Layer | Loss, seed: int) -> dict[str, float]:
             state, info = step(state, batch)
             if not info.accepted:
                 return {"compiled": float("nan")}
-        ends.append((state.params, state.z, state.buffers))
+        ends.append((state.params, state.z, state.buffers, info.hypergrads))
     eager, found = ends
     return {"compiled": relative(found, eager, eager)}
 

@@ -13,10 +13,11 @@ RESULTS = ("right", "refused", "unclear", "wrong")
 HEAD = """\
 # What is covered
 
-Every layer of `torch.nn` and every loss, with its usual options, in float64 on a CPU. In eager the gradient and the
-buffers are compared with torch's own backward pass, the exact product with central differences of the gradient.
-Compiled, by `atf.jit(tuner.step, backend="aot_eager")`, two steps are compared with the same two in eager. An entry is
-*right*, *refused* by an error in the package's own words, *unclear* where the error is another's, or *wrong*. Made by
+Every layer of `torch.nn` and every loss, with its usual options, in float64 on a CPU. In eager the
+gradient and the buffers are compared with torch's own backward pass, the exact product with central
+differences of the gradient. Compiled, by `atf.jit(tuner.step, backend="aot_eager")`, two steps are
+compared with the same two in eager. An entry is *right*, *refused* by an error in the package's own
+words, *unclear* where the error is another's, or *wrong*. Made by
 `python -m benchmarks.studies.coverage`; the numbers are in `benchmarks/results/coverage.json`.
 """
 
