@@ -79,20 +79,20 @@ class Bent(torch.autograd.Function):
     """A square whose derivative is that of a cube."""
 
     @staticmethod
-    def forward(x):
+    def forward(x):  # type: ignore[override]
         return x**2
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx, inputs, output):  # type: ignore[override]
         ctx.save_for_backward(*inputs)
         ctx.save_for_forward(*inputs)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, grad):  # type: ignore[override]
         return 3 * grad * ctx.saved_tensors[0].detach() ** 2
 
     @staticmethod
-    def jvp(ctx, tangent):
+    def jvp(ctx, tangent):  # type: ignore[override]
         return 2 * tangent * ctx.saved_tensors[0]
 
 

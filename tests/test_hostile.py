@@ -16,7 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 import adatune_func as atf
 from tests.cases import tanh_mlp
@@ -152,7 +152,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "a list of buffers": (lambda: init(buffers=[ONE]), "buffers must be a dict .* got list"),
     "a batch of numpy": (lambda: step((X.numpy(), X.numpy())), "a numpy array .* torch.as_tensor"),
     "a generator for a batch": (lambda: step(x for x in batch()), "an iterator: give the batch"),
-    "a loader for a batch": (lambda: step(DataLoader([1.0])), "a DataLoader: give one batch"),
+    "a loader for a batch": (
+        lambda: step(DataLoader(TensorDataset(X))),
+        "a DataLoader: give one batch",
+    ),
     "a loss as a Python number": (
         lambda: step(batch(), lambda o, t: float(o.shape[0])),
         "the loss must be a scalar tensor, got float",
@@ -430,7 +433,6 @@ def test_weights_clamped_in_place_between_steps():
 
 
 def test_an_empty_batch_is_a_null_step_that_says_so():
-    state = init(weights())
     empty = (X[:0], X[:0, :2])
     loss_fn, params, _ = atf.functionalize(net(), squares)
     tuner = atf.rtho(loss_fn, atf.sgd(), hyper_update=RULE)
@@ -457,8 +459,8 @@ def test_whatever_else_lies_in_a_batch_of_ones_own():
     data = {"x": x, "names": ["a.png", "b.png"], "scale": 2, "mask": None}
     tuner = atf.rtho(loss_fn, atf.sgd(), hyper_update=RULE, val_loss_fn=outer)
     state = tuner.init(params, {"lr": 0.01})
-    for _ in range(2):
-        state, info = tuner.step(state, data, x_val)
+    state, _ = tuner.step(state, data, x_val)
+    _, info = tuner.step(state, data, x_val)
 
     def run(lr: float) -> float:
         a, b = params[2].clone().requires_grad_(), params[1].clone().requires_grad_()
