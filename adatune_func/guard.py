@@ -2,8 +2,9 @@
 
 A step proposes a candidate ``u_{t+1}`` and the guard rules on it, without a branch:
 
-    faulty    a number of the batches, or of the loss and gradient at w_t, is not finite:
-              the data's fault; the step is skipped, nothing else changes
+    faulty    a number of the loss and gradient at w_t is not finite, or one of the batches is not
+              and spoils the candidate: the data's fault; the step is skipped, nothing else changes.
+              A mask of -inf or a target marked NaN that the loss leaves out spoils nothing
     blamed    a number of the candidate or of its outer loss and gradient is not finite, the step is
               too long, or the outer loss E explodes: the state stays and lr is lowered
     accepted  anything else

@@ -11,7 +11,7 @@ from .curvature import Gradient
 from .optimizers import Optimizer
 from .recursion import Inner, phi
 from .rules import snr
-from .state import Info, Observed, Tuner, TunerState, initial, settle
+from .state import Info, Observed, Tuner, TunerState, checked, initial, settle
 from .trees import (
     Batch,
     Buffers,
@@ -61,6 +61,8 @@ def plain(
         )
 
     def step(state: TunerState, batch: Batch, val_batch: Batch = None) -> tuple[TunerState, Info]:
+        if not is_a(state.hyper_state, Tensor):
+            raise ValueError("this state is one of a tuner's, not of plain: start from init")
         with torch.no_grad():
             grads, (loss, buffers) = Gradient(loss_fn, state.buffers)(state.params, batch)
             u = phi(optimizer, grads, Inner(state.params, state.opt_state), state.hparams)
@@ -71,7 +73,8 @@ def plain(
                 val_loss=loss,
                 signal=Signal(silent, silent),
                 mu=torch.zeros_like(loss),
-                faulty=~all_finite(batch, loss, grads),
+                faulty=~all_finite(loss, grads),
+                tainted=~all_finite(batch),
             )
             kept, info = settle(state, candidate, observed, None, None)
             count = state.hyper_state + 1  # null steps count, too: a schedule has an end
@@ -79,4 +82,4 @@ def plain(
                 kept = kept._replace(hparams={**kept.hparams, "lr": schedule(count)})
             return kept._replace(hyper_state=count), info
 
-    return Tuner(init, step)
+    return Tuner(init, checked(step))

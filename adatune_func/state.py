@@ -11,6 +11,7 @@ rules and discounts see to that for their own, and for what they make of the hyp
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from .optimizers import Optimizer, checked_hparams
 from .recursion import Inner
 from .rules import HyperUpdate, SnrState, snr
 from .trees import (
+    Batch,
     Buffers,
     HParams,
     Params,
@@ -31,14 +33,17 @@ from .trees import (
     Signal,
     all_finite,
     check_kind,
+    checked_buffers,
     checked_params,
     checked_state,
     columns,
-    copied,
     dot,
+    is_a,
+    is_compiling,
     scalar_like,
     tree_leaves,
     tree_map,
+    type_name,
     where,
 )
 
@@ -80,6 +85,38 @@ class Tuner(NamedTuple):
     step: Callable[..., tuple[TunerState, Info]]
 
 
+def checked(step: Callable[..., Any]) -> Callable[..., Any]:
+    """``step``, which says so when it is given what no ``init`` of its tuner made."""
+
+    @functools.wraps(step)
+    def wrapper(state: TunerState, *batches: Batch, **named: Batch) -> tuple[TunerState, Info]:
+        if is_compiling():
+            return step(state, *batches, **named)
+        if not is_a(state, TunerState):
+            raise TypeError(
+                f"step takes the state that init returns, got {type_name(state)}; step itself "
+                "returns (state, info)"
+            )
+        for leaf in tree_leaves(state.hparams):
+            if not is_a(leaf, Tensor):
+                raise TypeError(
+                    f"a state holds hyperparameters as 0-d tensors, found {type_name(leaf)} "
+                    f"{leaf!r}; take torch.full_like of the one before"
+                )
+        try:
+            return step(state, *batches, **named)
+        except (AttributeError, TypeError) as error:
+            strange = type(getattr(error, "obj", None))
+            if strange in {type(state.opt_state), type(state.mu_state), type(state.hyper_state)}:
+                raise TypeError(
+                    f"this state holds a {strange.__name__}, which is not of this tuner: it comes "
+                    "from another optimizer, rule or mu; start from this tuner's init"
+                ) from error
+            raise
+
+    return wrapper
+
+
 def initial(
     optimizer: Optimizer, params: Params, hparams: HParams, buffers: Buffers | None
 ) -> TunerState:
@@ -91,7 +128,7 @@ def initial(
     z = columns.zeros(Inner(params, opt_state), len(tree_leaves(hparams)))
     return TunerState(
         params=params,
-        buffers=copied(buffers or {}),
+        buffers=checked_buffers(buffers),
         opt_state=opt_state,
         hparams=hparams,
         z=z,
@@ -109,7 +146,8 @@ class Observed(NamedTuple):
     val_loss: Tensor
     signal: Signal
     mu: Tensor
-    faulty: Tensor  # bool, 0-d: a number of the batches, or of loss and gradient, is not finite
+    faulty: Tensor  # bool, 0-d: a number of loss and gradient is not finite
+    tainted: Tensor  # bool, 0-d: a number of the batches is not finite, as in a mask of -inf
 
 
 class Outcome(NamedTuple):
@@ -130,8 +168,10 @@ def settle(
 
     ``rule`` is ``None`` where nothing is tuned: only a tuned lr is lowered.
     """
-    loss, val_loss, signal, mu, faulty = observed
-    finite = all_finite(candidate.params, candidate.buffers, candidate.opt_state, val_loss, outcome)
+    loss, val_loss, signal, mu, faulty, tainted = observed
+    buffers = tree_map(_as_finite_as, candidate.buffers, state.buffers)
+    finite = all_finite(candidate.params, buffers, candidate.opt_state, val_loss, outcome)
+    faulty = faulty | (tainted & ~finite)
     rule = rule if "lr" in state.hparams else None
     guard_state, share = state.guard_state, torch.ones_like(loss)
     if rule is not None and rule.longest < math.inf:
@@ -157,3 +197,8 @@ def settle(
     z_reset = tree_map(lambda finite: verdict.accepted & ~finite, finite_z)
     info = Info(loss, val_loss, *signal, ratio, mu, verdict.accepted, z_reset)
     return kept._replace(guard_state=guard_state), info
+
+
+def _as_finite_as(after: Tensor, before: Tensor) -> Tensor:
+    """``after``, 0 where ``before`` was not finite either: a mask of -inf breaks no run."""
+    return torch.where(before.isfinite(), after, torch.zeros_like(after))

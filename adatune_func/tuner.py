@@ -28,7 +28,7 @@ from .curvature import Gradient, exact, no_curvature
 from .optimizers import Optimizer, at_params
 from .recursion import Inner, advance, hypergradient
 from .rules import Discount, HyperUpdate, constant, lagged, relative
-from .state import Info, Observed, Outcome, Tuner, TunerState, initial, settle
+from .state import Info, Observed, Outcome, Tuner, TunerState, checked, initial, settle
 from .trees import (
     Batch,
     Buffers,
@@ -71,10 +71,10 @@ def marthe(
         val_loss_fn: the outer loss; by default ``loss_fn`` in its own mode. It never moves buffers.
         clip_outer: clip the entries of the outer gradient to [-c, c].
 
-    A step that would break the run is a null step, ``info.accepted`` is False. Batches that are not
-    finite are skipped, a candidate that is not finite is refused. Where lr is tuned, so is one
-    further away than the rule's ``longest`` and, with "validation", one whose outer loss explodes,
-    and lr is lowered; see :mod:`adatune_func.guard`.
+    A step that would break the run is a null step, ``info.accepted`` is False. Batches that
+    spoil loss or gradient are skipped, a candidate that is not finite is refused. Where lr is
+    tuned, so is one further away than the rule's ``longest`` and, with "validation", one whose
+    outer loss explodes, and lr is lowered; see :mod:`adatune_func.guard`.
 
     Raises:
         ValueError, TypeError: at ``init``, in words, on anything that can be known there; at the
@@ -108,7 +108,10 @@ def marthe(
         )
 
     def differentiate(state: TunerState, batch: Batch) -> tuple[Params, Params, Tensor, Buffers]:
-        products = hvp if tree_leaves(state.hparams) else no_curvature
+        tuned, carried = tree_leaves(state.hparams), tree_leaves(state.z.params)
+        if tuned and not carried:
+            raise ValueError("this state has no tangent, as those of plain: start from init")
+        products = hvp if tuned else no_curvature
         grad_fn = Gradient(loss_fn, state.buffers)
         grads, hz, (loss, buffers) = products(grad_fn, state.params, batch, state.z.params)
         return grads, hz, loss, buffers
@@ -135,8 +138,8 @@ def marthe(
         judged, before = (optimizer.judged(s.params, s.opt_state) for s in (candidate, state))
         outer_grads, (val_loss, _) = Gradient(outer_loss_fn, buffers)(judged, val_batch)
         candidate, signal = tune(candidate, outer_grads, grads)
-        faulty = ~all_finite(batch, val_batch, loss, grads)
-        observed = Observed(loss, val_loss, signal, state.mu_state.mu, faulty)
+        faulty, tainted = ~all_finite(loss, grads), ~all_finite(batch, val_batch)
+        observed = Observed(loss, val_loss, signal, state.mu_state.mu, faulty, tainted)
         outcome = Outcome(outer_grads, tree_map(torch.sub, judged, before))
         return settle(state, candidate, observed, outcome, hyper_update)
 
@@ -144,8 +147,8 @@ def marthe(
         grads, hz, loss, buffers = differentiate(state, batch)
         steered, signal = tune(state, grads, grads)
         candidate = move(steered, grads, hz, steered.mu_state.mu)._replace(buffers=buffers)
-        faulty = ~all_finite(batch, loss, grads)
-        observed = Observed(loss, loss, signal, candidate.mu_state.mu, faulty)
+        faulty, tainted = ~all_finite(loss, grads), ~all_finite(batch)
+        observed = Observed(loss, loss, signal, candidate.mu_state.mu, faulty, tainted)
         return settle(state, candidate, observed, None, hyper_update)
 
     def step(state: TunerState, batch: Batch, val_batch: Batch = None) -> tuple[TunerState, Info]:
@@ -159,7 +162,7 @@ def marthe(
                 return validation_step(state, batch, val_batch)
             return next_batch_step(state, batch)
 
-    return Tuner(init, step)
+    return Tuner(init, checked(step))
 
 
 def rtho(loss_fn: LossFn, optimizer: Optimizer, **kwargs: Any) -> Tuner:

@@ -36,7 +36,7 @@ def init(hparams, mu=0.99, optimizer=None, params=None, rule=RULE, **kwargs):
         ({"hparams": {"lr": -0.1}}, r"lr = -0.1 lies outside \[0, inf\]"),
         ({"hparams": {"lr": float("nan")}}, "lr = nan lies outside"),
         ({"hparams": {"momentum": 1.0}}, r"momentum = 1 lies outside"),
-        ({"hparams": {"eps": 0.0}, "optimizer": atf.adam()}, "eps = 0 lies outside"),
+        ({"hparams": {"eps": 0.0}, "optimizer": atf.adam()}, "eps = 0 lies"),
         ({"hparams": [0.1]}, "hparams must be a dict"),
         ({"hparams": {"lr": 0.1}, "mu": 1.5}, r"mu must lie in \[0, 1\], got 1.5"),
         ({"hparams": {"lr": 0.1}, "mu": -0.1}, "mu must lie in"),

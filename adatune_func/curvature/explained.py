@@ -60,9 +60,9 @@ def _missing(lacking: str, otherwise: str) -> tuple[Saying, ...]:
         Saying(
             "(?s)(BFloat16|Half).*(same dtype|be the same)"
             "|(same dtype|scalar type).*(BFloat16|Half)",
-            "under autocast, a second derivative mixes two precisions; take "
-            "hvp=finite_difference(), or leave autocast out of that layer, "
-            "torch.autocast(device, enabled=False)",
+            "two precisions meet in one operation: give the batch the dtype of the parameters; "
+            "under autocast, where a second derivative mixes them, take hvp=finite_difference(), "
+            "or leave autocast out of that layer, torch.autocast(device, enabled=False)",
         ),
         Saying(
             "forward.AD|forward mode AD|derivative for|ZeroTensors",

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.func import grad_and_value
 
-from ..trees import Batch, Buffers, LossFn, Params, is_a, is_compiling, tree_map
+from ..trees import Batch, Buffers, LossFn, Params, check_batch, is_a, is_compiling, tree_map
 from .checked import check_unwritten, checked_connected, checked_result, versions
 from .explained import NO_GRADIENT, explained
 from .kernels import traceable
@@ -48,6 +48,8 @@ class Gradient(NamedTuple):
 
     @explained(NO_GRADIENT)
     def __call__(self, params: Params, batch: Batch) -> tuple[Params, tuple[Tensor, Buffers]]:
+        check_batch(batch)
+
         def scalar_loss(params: Params) -> tuple[Tensor, tuple[Tensor, Buffers]]:
             loss, moved = checked_result(self._values(params, batch), self.buffers)
             return checked_connected(loss), (loss, moved)

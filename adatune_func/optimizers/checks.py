@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +23,8 @@ def checked_hparams(hparams: HParams, optimizer: Optimizer, params: Params) -> H
             known = ", ".join(optimizer.hparams)
             raise ValueError(f"{_name(optimizer)} has no hyperparameter {name!r}; it has {known}")
     checked = {name: _scalars(name, value, params) for name, value in hparams.items()}
+    fixed = {name: _scalars(name, v, params) for name, v in optimizer.hparams.items()}
+    _check_range({**fixed, **checked})
     _check_prefixes(checked, optimizer, params)
     _check_eps({**optimizer.hparams, **checked}, params)
     return checked
@@ -37,6 +41,17 @@ def _check_eps(hparams: HParams, params: Params) -> None:
                     f"of {leaf.dtype}, and would not keep a step from dividing by 0; take "
                     "eps=1e-4 or bfloat16 parameters"
                 )
+
+
+def _check_range(values: HParams) -> None:
+    """Finite, and not below 0 where that turns descent into ascent or decay into growth."""
+    for name, value in values.items():
+        low = 0.0 if name in ("lr", "weight_decay") else -math.inf
+        for number in map(float, tree_leaves(value)):
+            if math.isinf(number):
+                raise ValueError(f"{name} = {number:g} is not finite")
+            if not number >= low:
+                raise ValueError(f"{name} = {number:g} lies outside [{low:g}, inf]")
 
 
 def _check_prefixes(hparams: HParams, optimizer: Optimizer, params: Params) -> None:
@@ -65,9 +80,12 @@ def _scalars(name: str, value: Any, params: Params) -> Any:
             raise TypeError(f"{name} must be floating point, got {value.dtype}")
         like = scalar_like(params, 0.0)
         return value.detach().clone().to(dtype=like.dtype, device=like.device)
+    if is_a(value, np.ndarray | np.generic) and value.ndim == 0:
+        value = value.item()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
+        hint = "; a schedule goes to plain(schedule=...)" if callable(value) else ""
         raise TypeError(
-            f"{name} must be a number or a 0-d tensor, got {type_name(value)} {value!r}"
+            f"{name} must be a number or a 0-d tensor, got {type_name(value)} {value!r}{hint}"
         )
     return scalar_like(params, float(value))
 

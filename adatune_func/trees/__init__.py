@@ -5,7 +5,16 @@
 """
 
 from . import columns
-from .checks import check_bound, check_kind, checked_params, checked_state, copied, type_name
+from .checks import (
+    check_batch,
+    check_bound,
+    check_kind,
+    checked_buffers,
+    checked_params,
+    checked_state,
+    copied,
+    type_name,
+)
 from .columns import first, over_columns, squares
 from .compat import (
     autocast_dtype,
@@ -59,8 +68,10 @@ __all__ = [
     "Signal",
     "all_finite",
     "autocast_dtype",
+    "check_batch",
     "check_bound",
     "check_kind",
+    "checked_buffers",
     "checked_params",
     "checked_state",
     "columns",
