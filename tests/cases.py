@@ -136,8 +136,14 @@ METHODS: dict[str, Callable[..., atf.Tuner]] = {
     "marthe_adaptive": lambda loss_fn, optimizer, hvp: atf.marthe(
         loss_fn, optimizer, mu=atf.adaptive(), hyper_update=_RULE, hvp=hvp
     ),
-    "adaptive_next_batch": lambda loss_fn, optimizer, hvp: atf.marthe(
-        loss_fn, optimizer, mu=atf.adaptive(), hyper_update=_RULE, hvp=hvp, outer="next_batch"
+    "bounded_next_batch": lambda loss_fn, optimizer, hvp: atf.marthe(
+        loss_fn,
+        optimizer,
+        mu=atf.adaptive(),
+        hyper_update=_RULE,
+        hvp=hvp,
+        outer="next_batch",
+        bound=atf.cut(0.9),
     ),
 }
 
