@@ -11,15 +11,15 @@ The constants were fixed once, on the tasks of ``benchmarks/studies/recipe.py``,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from . import schedules, shapes
-from .functional import averages
+from .functional import averages, recalibrate
 from .optimizers import Optimizer, averaged, scheduled
 from .rules import begin_again
 from .state import Tuner, TunerState
-from .trees import LossFn
+from .trees import Batch, LossFn
 from .tuner import marthe
 from .windows import Due, StepAt, windowed, windows
 
@@ -30,14 +30,15 @@ class Recipe(NamedTuple):
     Attributes:
         init: ``init(params, hparams, buffers) -> TunerState``, as that of a tuner.
         step: ``step(t, state, batch, val_batch) -> (TunerState, Info)``, t counted from 0.
-        model: ``model(state) -> TunerState`` with the weights to use, for ``write_back``.
+        model: ``model(state, batches=None) -> TunerState`` with the weights to use, for
+            ``write_back``; training batches recalibrate BatchNorm's running statistics to them.
         tuner: what the steps are of.
         due: which of them tune.
     """
 
     init: Callable[..., TunerState]
     step: StepAt
-    model: Callable[[TunerState], TunerState]
+    model: Callable[..., TunerState]
     tuner: Tuner
     due: Due
 
@@ -54,9 +55,9 @@ def recipe(
     """``marthe`` in windows, bounded, judged at an average, with a cool-down at the end.
 
     A run is its state and t: saved beside each other they go on as if nothing had happened. The
-    model is that at the average, where h and ``info.val_loss`` are taken; at the end of a cool-down
-    it is the parameters but for little. Before that BatchNorm's running statistics are those of the
-    parameters, not of the average: recalibrate them there.
+    model is that at the average, where h and ``info.val_loss`` are taken and the guard looks. At
+    the end of a cool-down it is the parameters but for little; before that the running statistics
+    of BatchNorm are those of the parameters, and ``model(state, batches)`` makes new ones.
 
     Args:
         steps: of the run; ``None`` where it is open: ``cool_down(state, n)`` ends it in n steps.
@@ -76,4 +77,9 @@ def recipe(
     defaults: dict[str, Any] = {"bound": begin_again()}
     shape = schedules.constant(1.0) if steps is None else shapes.cooldown(steps)
     tuner = marthe(loss_fn, averaged(scheduled(optimizer, shape)), **defaults | options)
-    return Recipe(tuner.init, windowed(tuner, due, wrap), averages, tuner, due)
+
+    def model(state: TunerState, batches: Iterable[Batch] | None = None) -> TunerState:
+        state = averages(state)
+        return state if batches is None else recalibrate(loss_fn, state, batches)
+
+    return Recipe(tuner.init, windowed(tuner, due, wrap), model, tuner, due)

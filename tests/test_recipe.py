@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import adatune_func as atf
 from adatune_func import data, networks
 from adatune_func.trees import tree_leaves
-from tests.cases import start, tanh_mlp
+from tests.cases import conv_batchnorm, start, tanh_mlp
 
 DUE = atf.windows(3, 2, 5)
 
@@ -62,6 +62,19 @@ def test_the_recipe_is_its_parts():
             loss = run.loss_fn(its.model(one).params, {}, val_batch)[0]
             assert float(seen.val_loss) == pytest.approx(float(loss), rel=1e-12)
     assert not same(its.model(one).params, one.params)
+
+
+def test_the_model_has_running_statistics_of_its_own():
+    run = conv_batchnorm()
+    its = atf.recipe(run.loss_fn, atf.sgd(), due=DUE)
+    state = start(run, its.tuner, {"lr": 0.01})
+    for t, batches in enumerate(run.batches):
+        state, _ = its.step(t, state, *batches)
+    batches = [batch for batch, _ in run.batches]
+    want = atf.recalibrate(run.loss_fn, atf.averages(state), batches)
+    assert same(its.model(state, batches), want)
+    assert not same(its.model(state).buffers, want.buffers)
+    assert same(its.model(state), atf.averages(state))
 
 
 @pytest.mark.parametrize("stop", [2, 5, 7, 8])
