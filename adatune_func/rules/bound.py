@@ -11,11 +11,12 @@ units of x is the step itself. Where the A are no expansions the triangle inequa
 
     lr ‖Z_{t+1}‖ = lr ‖Σ_s mu^(t-s) A_t ... A_{s+1} B_s‖ ≤ Σ_s mu^(t-s) ‖w_{s+1} - w_s‖ = L_{t+1} ,
 
-so kappa = 1 is exact for an lr that stands still and is not decoupled from decay in a way that
-contracts less: plain SGD below 2 / λ_max on a convex loss. Elsewhere it is a rule of thumb: with
-momentum A expands for a while even where training converges; while lr moves, B_s counts with
-today's lr and L with the lr of its step, so the bound is tighter while lr grows and looser while it
-falls; and for momentum, betas, weight decay or eps B is not the step but, as a rule, shorter.
+so kappa = 1 is exact where lr stands still and no A expands: gradient descent on a convex loss with
+lr below 2 / λ_max. Elsewhere it is a rule of thumb. With momentum A expands for a while even where
+training converges. While lr moves, B_s counts in the size with today's lr and in L with that of its
+step: the bound is tighter while lr grows, looser while it falls. And for momentum, betas, weight
+decay or eps B is not the step but, as a rule, shorter. With an average of the weights, too, size
+and path are those of w, since the average acts on nothing.
 
 What to do with a column that is too long is a :data:`Bound`, ``bound(size, path) -> share``, the
 share of it that goes on: a mu of that step, derived instead of guessed. Every column has its own.
