@@ -136,7 +136,7 @@ METHODS: dict[str, Callable[..., atf.Tuner]] = {
     "marthe_adaptive": lambda loss_fn, optimizer, hvp: atf.marthe(
         loss_fn, optimizer, mu=atf.adaptive(), hyper_update=_RULE, hvp=hvp
     ),
-    "bounded_next_batch": lambda loss_fn, optimizer, hvp: atf.marthe(
+    "adaptive_next_batch": lambda loss_fn, optimizer, hvp: atf.marthe(
         loss_fn,
         optimizer,
         mu=atf.adaptive(),
