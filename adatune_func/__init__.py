@@ -38,12 +38,17 @@ from .optimizers import (
 )
 from .plain_training import plain
 from .presets import presets
+from .recipe import Recipe, recipe
 from .rules import (
     DOMAINS,
+    Bound,
     Discount,
     HyperUpdate,
     adaptive,
     additive,
+    begin_again,
+    bound,
+    cut,
     discount,
     hyper_update,
     relative,
@@ -52,6 +57,7 @@ from .state import Info, Tuner, TunerState
 from .trees import Signal
 from .tuner import hd, marthe, rtho
 from .weight_norm import write_out_weight_norm
+from .windows import windowed, windows
 
 __version__ = "0.1.0"
 
@@ -91,9 +97,13 @@ __all__ = [
     "reverse_over_reverse",
     "scale_products",
     "shared_product",
-    # the discount mu
+    # the discount mu, and how long a tangent may get
+    "Bound",
     "Discount",
     "adaptive",
+    "begin_again",
+    "bound",
+    "cut",
     "discount",
     # how hyperparameters move
     "DOMAINS",
@@ -113,6 +123,11 @@ __all__ = [
     "presets",
     "recursion",
     "rtho",
+    # a whole run
+    "Recipe",
+    "recipe",
+    "windowed",
+    "windows",
     # around training
     "check_tangents",
     "checkpoint",

@@ -1,4 +1,7 @@
-"""Plain training with the State and Info of a tuner: what baselines and benchmarks use."""
+"""Steps that only train, with the State and Info of a tuner: ``tuner.train``, and ``plain``.
+
+u ← Phi(u, η) ;    η, the states of its rule and of mu, and Z stay as they are
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from torch import Tensor
 from .curvature import Gradient
 from .optimizers import Optimizer
 from .recursion import Inner, phi
-from .rules import snr
+from .rules import HyperUpdate, snr
 from .state import Info, Observed, Tuner, TunerState, checked, initial, settle
 from .trees import (
     Batch,
@@ -24,6 +27,42 @@ from .trees import (
     scalar_like,
     tree_map,
 )
+
+
+def trained(
+    loss_fn: LossFn,
+    optimizer: Optimizer,
+    rule: HyperUpdate | None,
+    state: TunerState,
+    batch: Batch,
+) -> tuple[TunerState, Info]:
+    """One step of training at the price of one; what it saw is told as if h were 0.
+
+    The guard is that of a tuned step but for the outer loss, which is not taken: what is not finite
+    is a null step, and so is one that is too long for ``rule``, which then lowers a tuned lr.
+    """
+    grads, (loss, buffers) = Gradient(loss_fn, state.buffers)(state.params, batch)
+    u = phi(optimizer, grads, Inner(state.params, state.opt_state), state.hparams)
+    still = state._replace(z=Inner({}, {}))  # as it is: not to be looked at, nor copied
+    candidate = still._replace(
+        params=u.params,
+        opt_state=u.opt_state,
+        buffers=buffers,
+        tuning=torch.zeros_like(state.tuning),
+    )
+    zeros, ones = (tree_map(like, state.hparams) for like in (torch.zeros_like, torch.ones_like))
+    observed = Observed(
+        loss=loss,
+        val_loss=loss,
+        signal=Signal(zeros, zeros),
+        snr=zeros,
+        mu=torch.zeros_like(loss),
+        kept=ones,
+        faulty=~all_finite(loss, grads),
+        tainted=~all_finite(batch),
+    )
+    kept, info = settle(still, candidate, observed, None, rule)
+    return kept._replace(z=state.z), info
 
 
 def plain(
@@ -64,22 +103,10 @@ def plain(
         if not is_a(state.hyper_state, Tensor):
             raise ValueError("this state is one of a tuner's, not of plain: start from init")
         with torch.no_grad():
-            grads, (loss, buffers) = Gradient(loss_fn, state.buffers)(state.params, batch)
-            u = phi(optimizer, grads, Inner(state.params, state.opt_state), state.hparams)
-            candidate = state._replace(params=u.params, opt_state=u.opt_state, buffers=buffers)
-            silent = tree_map(torch.zeros_like, state.hparams)
-            observed = Observed(
-                loss=loss,
-                val_loss=loss,
-                signal=Signal(silent, silent),
-                mu=torch.zeros_like(loss),
-                faulty=~all_finite(loss, grads),
-                tainted=~all_finite(batch),
-            )
-            kept, info = settle(state, candidate, observed, None, None)
+            kept, info = trained(loss_fn, optimizer, None, state, batch)
             count = state.hyper_state + 1  # null steps count, too: a schedule has an end
             if schedule is not None:
                 kept = kept._replace(hparams={**kept.hparams, "lr": schedule(count)})
             return kept._replace(hyper_state=count), info
 
-    return Tuner(init, checked(step))
+    return Tuner(init, checked(step), checked(step))

@@ -66,8 +66,17 @@ def advance(
 
 
 def discounted(mu: Tensor, z: PyTree) -> PyTree:
-    """``mu z``, where mu = 0 forgets even what is not finite (0·inf would be NaN)."""
-    return tree_map(lambda leaf: torch.where(mu == 0, 0.0, mu * leaf), z)
+    """``mu z``, where mu = 0 forgets even what is not finite (0·inf would be NaN).
+
+    mu is 0-d, or has shape (K,) and is one number a column.
+    """
+
+    def of(leaf: Tensor) -> Tensor:
+        # A 0-d tensor promotes no dtype, one with dimensions would.
+        share = mu if mu.ndim == 0 else mu.to(leaf.dtype).reshape(-1, *[1] * (leaf.ndim - 1))
+        return torch.where(share == 0, 0.0, share * leaf)
+
+    return tree_map(of, z)
 
 
 def hypergradient(outer_grads: Params, tangent: Params, hparams: HParams) -> Signal:

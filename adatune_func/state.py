@@ -60,6 +60,8 @@ class TunerState(NamedTuple):
     hyper_state: Any
     guard_state: GuardState
     snr_state: SnrState
+    path: Tensor  # how long the path was that each column came, shape (K,): see rules.bound
+    tuning: Tensor  # 1, or 0 after a step that only trained: Z is of no use then and is forgotten
 
 
 class Info(NamedTuple):
@@ -73,16 +75,21 @@ class Info(NamedTuple):
     mu: Tensor  # the discount used in this step
     accepted: Tensor  # bool: False after a null step
     z_reset: HParams  # bool: this column of Z was not finite and starts again from 0
+    kept: HParams  # share of each column of Z that its bound left: 1 all of it, 0 begun again
 
 
 class Tuner(NamedTuple):
-    """``init(params, hparams, buffers) -> TunerState`` and ``step(state, batch, val_batch)``.
+    """A run as three functions; the last two leave the state they are given as it is.
 
-    ``step`` returns ``(TunerState, Info)`` and leaves the state it was given as it is.
+    Attributes:
+        init: ``init(params, hparams, buffers) -> TunerState``.
+        step: ``step(state, batch, val_batch) -> (TunerState, Info)``, which trains and tunes.
+        train: ``train(state, batch) -> (TunerState, Info)``, which only trains.
     """
 
     init: Callable[..., TunerState]
     step: Callable[..., tuple[TunerState, Info]]
+    train: Callable[[TunerState, Batch], tuple[TunerState, Info]]
 
 
 def checked(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -106,7 +113,7 @@ def checked(step: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return step(state, *batches, **named)
         except (AttributeError, TypeError) as error:
-            strange = type(getattr(error, "obj", None))
+            strange: Any = type(getattr(error, "obj", None))
             if strange in {type(state.opt_state), type(state.mu_state), type(state.hyper_state)}:
                 raise TypeError(
                     f"this state holds a {strange.__name__}, which is not of this tuner: it comes "
@@ -125,17 +132,19 @@ def initial(
     params = checked_params(params)
     hparams = checked_hparams(hparams, optimizer, params)
     opt_state = checked_state(optimizer.init(params))
-    z = columns.zeros(Inner(params, opt_state), len(tree_leaves(hparams)))
+    count, zero = len(tree_leaves(hparams)), scalar_like(params, 0.0)
     return TunerState(
         params=params,
         buffers=checked_buffers(buffers),
         opt_state=opt_state,
         hparams=hparams,
-        z=z,
+        z=columns.zeros(Inner(params, opt_state), count),
         mu_state=(),
         hyper_state=(),
         guard_state=guard.init(params),
-        snr_state=snr.init(hparams, scalar_like(params, 0.0)),
+        snr_state=snr.init(hparams, zero),
+        path=zero.repeat(count),
+        tuning=torch.ones_like(zero),
     )
 
 
@@ -145,7 +154,9 @@ class Observed(NamedTuple):
     loss: Tensor
     val_loss: Tensor
     signal: Signal
+    snr: HParams
     mu: Tensor
+    kept: HParams
     faulty: Tensor  # bool, 0-d: a number of loss and gradient is not finite
     tainted: Tensor  # bool, 0-d: a number of the batches is not finite, as in a mask of -inf
 
@@ -168,7 +179,7 @@ def settle(
 
     ``rule`` is ``None`` where nothing is tuned: only a tuned lr is lowered.
     """
-    loss, val_loss, signal, mu, faulty, tainted = observed
+    loss, val_loss, signal, ratio, mu, share_kept, faulty, tainted = observed
     buffers = tree_map(_as_finite_as, candidate.buffers, state.buffers)
     finite = all_finite(candidate.params, buffers, candidate.opt_state, val_loss, outcome)
     faulty = faulty | (tainted & ~finite)
@@ -187,15 +198,14 @@ def settle(
     # it: it alone is forgotten, and training goes on.
     finite_z = columns.finite(candidate.z, state.hparams)
     z = columns.kept(candidate.z, finite_z)
-    ratio, snr_state = snr.update(state.snr_state, signal.cosine)
     refused = state
     if rule is not None:
         lowered = guard.lowered(state.hparams, verdict.factor, rule.lowest)
         hparams = where(verdict.blamed, lowered, state.hparams)
         refused = state._replace(hparams=hparams)
-    kept = where(verdict.accepted, candidate._replace(z=z, snr_state=snr_state), refused)
+    kept = where(verdict.accepted, candidate._replace(z=z), refused)
     z_reset = tree_map(lambda finite: verdict.accepted & ~finite, finite_z)
-    info = Info(loss, val_loss, *signal, ratio, mu, verdict.accepted, z_reset)
+    info = Info(loss, val_loss, *signal, ratio, mu, verdict.accepted, z_reset, share_kept)
     return kept._replace(guard_state=guard_state), info
 
 

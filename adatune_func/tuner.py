@@ -1,7 +1,7 @@
 """Train steps that tune their own hyperparameters, and plain training beside them.
 
-A tuner is ``Tuner(init, step)``. ``step`` is pure, so that ``jit`` and ``vmap`` take it as it is,
-and costs no host sync. With outer loss "validation",
+A tuner is ``Tuner(init, step, train)``. ``step`` is pure, so that ``jit`` and ``vmap`` take it as
+it is, and costs no host sync. With outer loss "validation",
 
     (g, Hz)        ← hvp of the training loss at w along Z
     (u, Z)         ← (Phi(u, η), A (mu Z) + B)
@@ -14,6 +14,9 @@ and with "next_batch", where each training batch is the outer sample of the step
     h              ← <g, Z>
     η, mu          ← their rules
     (u, Z)         ← (Phi(u, η), A (mu Z) + B)  with the new η
+
+``train`` takes ``u ← Phi(u, η)`` and leaves η. The Z that it leaves behind is the tangent of no
+step any more: the next ``step`` starts from Z = 0.
 """
 
 from __future__ import annotations
@@ -26,8 +29,10 @@ from torch import Tensor
 
 from .curvature import Gradient, exact, no_curvature
 from .optimizers import Optimizer, at_params
-from .recursion import Inner, advance, hypergradient
-from .rules import Discount, HyperUpdate, constant, lagged, relative
+from .plain_training import trained
+from .recursion import Inner, advance, discounted, hypergradient
+from .rules import Bound, Discount, HyperUpdate, constant, lagged, relative, snr
+from .rules import bound as bounds
 from .state import Info, Observed, Outcome, Tuner, TunerState, checked, initial, settle
 from .trees import (
     Batch,
@@ -40,6 +45,7 @@ from .trees import (
     all_finite,
     check_bound,
     check_kind,
+    columns,
     tree_leaves,
     tree_map,
 )
@@ -57,6 +63,7 @@ def marthe(
     outer: Outer = "validation",
     val_loss_fn: LossFn | None = None,
     clip_outer: float | None = None,
+    bound: Bound | None = None,
 ) -> Tuner:
     """Training that tunes what is in ``hparams``, with tangents discounted by mu.
 
@@ -70,6 +77,8 @@ def marthe(
             batch, at no further cost.
         val_loss_fn: the outer loss; by default ``loss_fn`` in its own mode. It never moves buffers.
         clip_outer: clip the entries of the outer gradient to [-c, c].
+        bound: what becomes of a tangent that is longer than its path, ``cut()`` or
+            ``begin_again()``; see :mod:`adatune_func.rules.bound`.
 
     A step that would break the run is a null step, ``info.accepted`` is False. Batches that
     spoil loss or gradient are skipped, a candidate that is not finite is refused. Where lr is
@@ -117,18 +126,33 @@ def marthe(
         return grads, hz, loss, buffers
 
     def move(state: TunerState, grads: Params, hz: Params, mu: Tensor) -> TunerState:
+        mu = mu * state.tuning
         u = Inner(state.params, state.opt_state)
         u, z = advance(optimizer, grads, hz, u, state.z, state.hparams, mu)
-        return state._replace(params=u.params, opt_state=u.opt_state, z=z)
+        path = bounds.path_of(state.path, mu, state.params, u.params) if bound else state.path
+        tuning = torch.ones_like(state.tuning)
+        return state._replace(params=u.params, opt_state=u.opt_state, z=z, path=path, tuning=tuning)
 
-    def tune(state: TunerState, outer_grads: Params, grads: Params) -> tuple[TunerState, Signal]:
+    def within_bound(state: TunerState) -> tuple[TunerState, HParams]:
+        if bound is None or not tree_leaves(state.hparams):
+            return state, tree_map(torch.ones_like, state.hparams)
+        share = bound(bounds.sizes(state.z.params, state.hparams), state.path)
+        path = torch.where(share > 0, state.path, 0.0)
+        kept = columns.unstack(share, state.hparams)
+        return state._replace(z=discounted(share, state.z), path=path), kept
+
+    def tune(
+        state: TunerState, outer_grads: Params, grads: Params
+    ) -> tuple[TunerState, Signal, HParams]:
         if clip_outer is not None:
             low, high = -clip_outer, clip_outer
             outer_grads = tree_map(lambda g: g.clamp(low, high), outer_grads)
         signal = hypergradient(outer_grads, optimizer.judged(*state.z), state.hparams)
         hparams, hyper_state = hyper_update.update(signal, state.hyper_state, state.hparams)
         mu_state = discount.update(state.mu_state, hparams, outer_grads, grads)
-        return state._replace(hparams=hparams, hyper_state=hyper_state, mu_state=mu_state), signal
+        ratio, snr_state = snr.update(state.snr_state, signal.cosine)
+        moved = state._replace(hparams=hparams, hyper_state=hyper_state, mu_state=mu_state)
+        return moved._replace(snr_state=snr_state), signal, ratio
 
     def validation_step(
         state: TunerState, batch: Batch, val_batch: Batch
@@ -137,18 +161,37 @@ def marthe(
         candidate = move(state, grads, hz, state.mu_state.mu)._replace(buffers=buffers)
         judged, before = (optimizer.judged(s.params, s.opt_state) for s in (candidate, state))
         outer_grads, (val_loss, _) = Gradient(outer_loss_fn, buffers)(judged, val_batch)
-        candidate, signal = tune(candidate, outer_grads, grads)
-        faulty, tainted = ~all_finite(loss, grads), ~all_finite(batch, val_batch)
-        observed = Observed(loss, val_loss, signal, state.mu_state.mu, faulty, tainted)
+        candidate, signal, ratio = tune(candidate, outer_grads, grads)
+        candidate, kept = within_bound(candidate)
+        observed = Observed(
+            loss=loss,
+            val_loss=val_loss,
+            signal=signal,
+            snr=ratio,
+            mu=state.mu_state.mu,
+            kept=kept,
+            faulty=~all_finite(loss, grads),
+            tainted=~all_finite(batch, val_batch),
+        )
         outcome = Outcome(outer_grads, tree_map(torch.sub, judged, before))
         return settle(state, candidate, observed, outcome, hyper_update)
 
     def next_batch_step(state: TunerState, batch: Batch) -> tuple[TunerState, Info]:
         grads, hz, loss, buffers = differentiate(state, batch)
-        steered, signal = tune(state, grads, grads)
+        known = state._replace(z=discounted(state.tuning, state.z))
+        steered, signal, ratio = tune(known, grads, grads)
         candidate = move(steered, grads, hz, steered.mu_state.mu)._replace(buffers=buffers)
-        faulty, tainted = ~all_finite(loss, grads), ~all_finite(batch)
-        observed = Observed(loss, loss, signal, candidate.mu_state.mu, faulty, tainted)
+        candidate, kept = within_bound(candidate)
+        observed = Observed(
+            loss=loss,
+            val_loss=loss,
+            signal=signal,
+            snr=ratio,
+            mu=candidate.mu_state.mu,
+            kept=kept,
+            faulty=~all_finite(loss, grads),
+            tainted=~all_finite(batch),
+        )
         return settle(state, candidate, observed, None, hyper_update)
 
     def step(state: TunerState, batch: Batch, val_batch: Batch = None) -> tuple[TunerState, Info]:
@@ -162,7 +205,11 @@ def marthe(
                 return validation_step(state, batch, val_batch)
             return next_batch_step(state, batch)
 
-    return Tuner(init, checked(step))
+    def train(state: TunerState, batch: Batch) -> tuple[TunerState, Info]:
+        with torch.no_grad():
+            return trained(loss_fn, optimizer, hyper_update, state, batch)
+
+    return Tuner(init, checked(step), checked(train))
 
 
 def rtho(loss_fn: LossFn, optimizer: Optimizer, **kwargs: Any) -> Tuner:

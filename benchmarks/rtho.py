@@ -1,7 +1,7 @@
 """Train an image classifier while its learning rate is tuned: MARTHE, RTHO, HD on validation.
 
     python benchmarks/rtho.py                                   # digits, no download
-    python benchmarks/rtho.py --dataset mnist --num-epoch 3
+    python benchmarks/rtho.py --dataset mnist --num-epoch 3 --recipe
     python benchmarks/rtho.py --network vgg --dataset cifar_10 --momentum 0.9 --hyper-lr 1e-8
 
 ``--mu 1`` is RTHO, ``--mu 0`` HD with the outer gradient on the validation set, ``--mu`` below 0
@@ -17,6 +17,7 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import adatune_func as atf
 from adatune_func import search
@@ -64,6 +65,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="judge, validate and keep the average of the weights of N steps (off)",
     )
+    add(
+        "--recipe",
+        action="store_true",
+        help="tune in windows, judge at an average, cool down in the last fifth (off)",
+    )
     add("--first-order", action="store_true", help="no recursion, Z = B: mu 0 without curvature")
     return parser
 
@@ -93,27 +99,45 @@ def build(args: argparse.Namespace, job: Job) -> training.Plan:
     """The tuner that the options describe; ``auto`` in them becomes what a search finds."""
     if args.alpha and args.hyper_lr is None:
         raise ValueError("--alpha adapts --hyper-lr: give that too")
+    if args.recipe and args.average:
+        raise ValueError("--recipe has an average of its own: leave out --average")
     if args.alpha == "auto" and args.hyper_lr != "auto":
         raise ValueError("--alpha auto goes with --hyper-lr auto: both are found in one search")
     tried = searched(args, job) if args.hyper_lr == "auto" else []
     plan = training.Plan(tuner_of(args, job), {"lr": args.lr}, tried=tried)
-    if not args.average:
-        return plan
-    return plan._replace(model=functools.partial(jobs.at_average, job, args.batch_size))
+    if args.recipe:
+        plan = plan._replace(due=recipe_of(args, job).due)
+    if args.recipe or args.average:
+        at_average = functools.partial(jobs.at_average, job, args.batch_size)
+        plan = plan._replace(model=at_average)
+    return plan
+
+
+def recipe_of(args: argparse.Namespace, job: Job) -> atf.Recipe:
+    """The recipe; what the options say of products and rule holds in it, too."""
+    # Of the epochs, not of --max-steps: a run that is stopped early and goes on is the same run.
+    steps = job.steps_per_epoch * args.num_epoch
+    return atf.recipe(job.model.loss_fn, command_line.optimizer_of(args), steps, **options_of(args))
 
 
 def tuner_of(args: argparse.Namespace, job: Job) -> atf.Tuner:
+    if args.recipe:
+        return recipe_of(args, job).tuner
+    optimizer = command_line.optimizer_of(args)
+    average = atf.averaged(optimizer, args.average) if args.average else optimizer
+    return atf.marthe(job.model.loss_fn, average, **options_of(args))
+
+
+def options_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of ``marthe`` that the options name."""
     rule = atf.relative() if args.hyper_lr is None else atf.additive(args.hyper_lr, args.alpha)
     hvp = atf.no_curvature if args.first_order else atf.exact
-    optimizer = command_line.optimizer_of(args)
-    return atf.marthe(
-        job.model.loss_fn,
-        atf.averaged(optimizer, args.average) if args.average else optimizer,
-        mu=0.0 if args.first_order else atf.adaptive() if args.mu < 0 else args.mu,
-        hyper_update=rule,
-        hvp=atf.clip_products(hvp, args.grad_clipping) if args.grad_clipping else hvp,
-        clip_outer=args.grad_clipping,
-    )
+    return {
+        "mu": 0.0 if args.first_order else atf.adaptive() if args.mu < 0 else args.mu,
+        "hyper_update": rule,
+        "hvp": atf.clip_products(hvp, args.grad_clipping) if args.grad_clipping else hvp,
+        "clip_outer": args.grad_clipping,
+    }
 
 
 def searched(args: argparse.Namespace, job: Job) -> list[dict[str, float]]:

@@ -137,7 +137,13 @@ METHODS: dict[str, Callable[..., atf.Tuner]] = {
         loss_fn, optimizer, mu=atf.adaptive(), hyper_update=_RULE, hvp=hvp
     ),
     "adaptive_next_batch": lambda loss_fn, optimizer, hvp: atf.marthe(
-        loss_fn, optimizer, mu=atf.adaptive(), hyper_update=_RULE, hvp=hvp, outer="next_batch"
+        loss_fn,
+        optimizer,
+        mu=atf.adaptive(),
+        hyper_update=_RULE,
+        hvp=hvp,
+        outer="next_batch",
+        bound=atf.cut(0.9),
     ),
 }
 

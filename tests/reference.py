@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,18 +13,29 @@ from adatune_func.trees import tree_flatten, tree_map, tree_unflatten
 from tests.cases import Problem
 
 
-def train(problem: Problem, optimizer: atf.Optimizer, hparams: Any, mu: float = 1.0) -> Any:
+def train(
+    problem: Problem,
+    optimizer: atf.Optimizer,
+    hparams: Any,
+    mu: float = 1.0,
+    begin: atf.TunerState | None = None,
+    shares: Sequence[float] | None = None,
+) -> Any:
     """The outer loss after training on all batches, differentiable by autograd in ``hparams``.
 
     Autograd's own double backward through an ordinary unrolled loop: no torch.func in sight. A
     discount mu < 1 scales what passes from one step to the next, ``u → stop(u) + mu (u -
-    stop(u))``.
+    stop(u))``; so does a bound, by the share that it left after each step. A window starts where
+    ``begin`` is, not at the problem's parameters.
     """
-    params = {name: p.detach().clone().requires_grad_() for name, p in problem.params.items()}
-    buffers, opt_state = problem.buffers, optimizer.init(problem.params)
-    for batch, _ in problem.batches:
+    params, buffers, opt_state = problem.params, problem.buffers, optimizer.init(problem.params)
+    if begin is not None:
+        params, buffers, opt_state = begin.params, begin.buffers, begin.opt_state
+    params = {name: p.detach().clone().requires_grad_() for name, p in params.items()}
+    for t, (batch, _) in enumerate(problem.batches):
+        share = mu * (shares[t - 1] if shares and t else 1.0)
         params, opt_state = tree_map(
-            lambda u: u.detach() + mu * (u - u.detach()), (params, opt_state)
+            lambda u, s=share: u.detach() + s * (u - u.detach()), (params, opt_state)
         )
         loss, buffers = problem.loss_fn(params, buffers, batch)
         grads = torch.autograd.grad(loss, list(params.values()), create_graph=True)
@@ -40,11 +52,16 @@ def train(problem: Problem, optimizer: atf.Optimizer, hparams: Any, mu: float = 
 
 
 def reverse_mode(
-    problem: Problem, optimizer: atf.Optimizer, hparams: dict[str, float], mu: float = 1.0
+    problem: Problem,
+    optimizer: atf.Optimizer,
+    hparams: dict[str, float],
+    mu: float = 1.0,
+    begin: atf.TunerState | None = None,
+    shares: Sequence[float] | None = None,
 ) -> dict[str, torch.Tensor]:
     """The hypergradient by backpropagation through the whole run."""
     eta = {k: torch.tensor(v, dtype=torch.float64, requires_grad=True) for k, v in hparams.items()}
-    loss = train(problem, optimizer, eta, mu)
+    loss = train(problem, optimizer, eta, mu, begin, shares)
     return dict(zip(eta, torch.autograd.grad(loss, list(eta.values())), strict=True))
 
 

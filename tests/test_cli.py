@@ -115,6 +115,7 @@ BOTH = {
 }
 
 RTHO = {
+    "--recipe --average 5": "--recipe has an average of its own: leave out --average",
     "--mu 1.5": "--mu: must be a number up to 1, got '1.5'",
     "--mu nan": "--mu: must be a number up to 1, got 'nan'",
     "--mu half": "--mu: must be a number up to 1, got 'half'",

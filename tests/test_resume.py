@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import random
@@ -15,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+import adatune_func as atf
 from adatune_func import networks
 from benchmarks import baselines, rtho
 from benchmarks.run import outputs, record, training
@@ -48,6 +50,7 @@ def quick(monkeypatch):
 SCRIPTS = {
     "marthe_adam": (rtho, ["--optimizer", "adam", "--lr", "0.01"]),
     "adaptive_sgd": (rtho, ["--mu", "-1", "--hyper-lr", "1e-4", "--alpha", "1e-6"]),
+    "recipe": (rtho, ["--recipe", "--num-epoch", "3", "--lr", "0.01"]),
     "hd": (baselines, ["--lr-scheduler", "hd"]),
     "cyclic": (baselines, ["--lr-scheduler", "cyclic", "--t-0", "1"]),
 }
@@ -142,6 +145,25 @@ def test_the_run_says_something(whole):
 def test_killed_at_a_step(tmp_path, whole, script, step):
     got = killed_then_resumed(script, tmp_path, lambda patch: kill_at_step(patch, step))
     assert got == whole(script)
+
+
+@pytest.fixture
+def short_windows(monkeypatch):
+    """Steps 0 to 2 tune, then 5, 6, 9: checkpoints fall into windows and between them."""
+    original = atf.recipe
+    short = functools.partial(original, due=atf.windows(3, 2, 4))
+    monkeypatch.setattr(atf, "recipe", short)
+
+
+@pytest.mark.parametrize("step", [2, 4, 6, 8])
+def test_killed_in_a_window_and_between_two(tmp_path, short_windows, whole, step):
+    got = killed_then_resumed("recipe", tmp_path, lambda patch: kill_at_step(patch, step))
+    assert got == whole("recipe")
+    lines = [json.loads(line) for line in got["log"].splitlines()]
+    steps = [line for line in lines if "step" in line]
+    assert [line["step"] for line in steps if line["tuned"]] == [0, 1, 2, 5, 6, 9]
+    factors = [round(line["lr_in_use"] / line["lr"], 4) for line in steps]
+    assert factors == [1.0] * 9 + [0.8333]  # twelve steps planned: lr falls over the last 2.4
 
 
 @pytest.mark.parametrize("script", ["adaptive_sgd", "hd", "cyclic"])

@@ -16,8 +16,9 @@ LEVELS = [
     {"optimizers", "curvature", "rules", "guard", "shapes", "checkpoint", "graphs"},
     {"recursion", "presets", "jit", "weight_norm"},
     {"state", "checking"},
-    {"tuner", "plain_training", "functional", "horizon", "check"},
-    {"search"},
+    {"plain_training", "windows", "horizon"},
+    {"tuner", "functional", "check"},
+    {"search", "recipe"},
 ]
 
 #: What the core never imports, and what imports nothing of the core.

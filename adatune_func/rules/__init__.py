@@ -1,10 +1,12 @@
 """How hypergradients move hyperparameters, and how long a tangent is remembered.
 
 ``hyper_update`` says what a rule is, has the papers' additive one and the domains;
-``relative_rule`` is the default; ``discount`` is where mu comes from, ``snr`` signal to noise.
+``relative_rule`` is the default, ``coordinates`` the lines it moves on; ``discount`` is where mu
+comes from, ``bound`` how long a tangent may get, ``snr`` signal to noise.
 """
 
-from . import discount, hyper_update, snr
+from . import bound, discount, hyper_update, snr
+from .bound import Bound, begin_again, cut
 from .discount import Discount, adaptive, constant, lagged
 from .hyper_update import DOMAINS, AdditiveState, HyperUpdate, additive, bounds
 from .relative_rule import relative
@@ -12,6 +14,7 @@ from .snr import SnrState
 
 __all__ = [
     "AdditiveState",
+    "Bound",
     "DOMAINS",
     "Discount",
     "HyperUpdate",
@@ -19,7 +22,10 @@ __all__ = [
     "adaptive",
     "constant",
     "additive",
+    "begin_again",
+    "bound",
     "bounds",
+    "cut",
     "discount",
     "hyper_update",
     "lagged",

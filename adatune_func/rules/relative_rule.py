@@ -1,11 +1,7 @@
 """A rule with nothing to set: hyperparameters move by bounded steps in their natural coordinates.
 
-Each hyperparameter η moves on a line x where a step means the same everywhere,
-
-    x = log η            lr, weight_decay, eps and whatever is positive
-    x = log(1 - η)       momentum, beta1, beta2: a step scales the horizon 1 / (1 - η)
-
-by a step whose size depends neither on the scale of the loss nor on that of η:
+Each hyperparameter η moves on its line x, log η or log(1 - η) (:mod:`.coordinates`), by a step
+whose size depends neither on the scale of the loss nor on that of η:
 
     d ← h · dη/dx                                         dE/dx, clipped to ± OUTLIER · r̂
     m ← decay_m·m + (1 - decay_m)·d
@@ -21,20 +17,18 @@ batches, and one step too far costs more than many steps gain (benchmarks/LOG.md
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..trees import HParams, Signal, tree_leaves, tree_map
+from .coordinates import NEAR_ONE, mapped, shifted, slope
 from .hyper_update import HyperUpdate, bounds, check_domains, keep_finite, lowest_lr
 
-#: Hyperparameters that move on the line log(1 - η); all others on log η.
-NEAR_ONE = ("momentum", "beta1", "beta2")
-
-#: Their step, relative to that of the others (``benchmarks/LOG.md``, "More than lr").
+#: The step of what moves on log(1 - η), relative to that of the others (``benchmarks/LOG.md``,
+#: "More than lr").
 SLOWER = 0.1
 
 #: No positive hyperparameter leaves this range: far enough for any start, and still normal floats.
@@ -97,7 +91,7 @@ def relative(
         signal: Signal, state: RelativeState, hparams: HParams
     ) -> tuple[HParams, RelativeState]:
         low, high = bounds(hparams, domains)
-        raw = _mapped(_slope, signal.hypergrads, hparams)
+        raw = mapped(_slope_of_loss, signal.hypergrads, hparams)
         seen = tree_map(lambda d: d.isfinite() & (d != 0), raw)
         usual = tree_map(lambda r, n: _unbiased(r, state.decay_r, n, 0.5), state.r, state.seen)
         d = tree_map(_clipped, raw, seen, usual, state.seen)
@@ -114,22 +108,14 @@ def relative(
         count = tree_map(lambda n, s: n + s, state.seen, seen)
         moved = state._replace(m=m, r=r, seen=count)
         delta = tree_map(lambda *leaf: _delta(moved, *leaf), m, r, count, seen)
-        return _mapped(_moved, hparams, delta, low, high), moved
+        return mapped(_moved, hparams, delta, low, high), moved
 
     return HyperUpdate(init, update, longest, max(lowest_lr(domains), LOWEST))
 
 
-def _mapped(fn: Callable[..., Tensor], *trees: HParams) -> HParams:
-    """``fn(name, leaf, leaf, ...)`` over trees shaped as hparams."""
-    return {
-        name: tree_map(functools.partial(fn, name), *(tree[name] for tree in trees))
-        for name in trees[0]
-    }
-
-
-def _slope(name: str, h: Tensor, eta: Tensor) -> Tensor:
+def _slope_of_loss(name: str, h: Tensor, eta: Tensor) -> Tensor:
     """``dE/dx = h · dη/dx``."""
-    return -h * (1 - eta) if name in NEAR_ONE else h * eta
+    return h * slope(name, eta)
 
 
 def _clipped(d: Tensor, seen: Tensor, usual: Tensor, count: Tensor) -> Tensor:
@@ -154,9 +140,9 @@ def _delta(state: RelativeState, m: Tensor, r: Tensor, count: Tensor, seen: Tens
 def _moved(name: str, eta: Tensor, delta: Tensor, low: float, high: float) -> Tensor:
     """η after ``x ← x - delta``."""
     if name in NEAR_ONE:
-        new = 1 - (1 - eta) * torch.exp(-SLOWER * delta)
+        new = shifted(name, eta, SLOWER * delta)
     else:
-        new = eta * torch.exp(-delta)
+        new = shifted(name, eta, delta)
         low, high = max(low, LOWEST), min(high, HIGHEST)
     # A step of 0 leaves η as it is, even where clamp would round it or it started outside.
     return torch.where(delta == 0, eta, keep_finite(new.clamp(low, high), eta))

@@ -39,6 +39,8 @@ def draw(folder: Path) -> None:
     accuracy.set(title="validation accuracy, %", xlabel="step")
     for name in tuned(steps):
         hparams.plot(x, [line[name] for line in steps], label=name)
+    if steps and "lr_in_use" in steps[0]:
+        hparams.plot(x, [line["lr_in_use"] for line in steps], "k:", lw=1, label="lr in use")
     hparams.set(title="hyperparameters", xlabel="step", yscale="log")
     hparams.legend(frameon=False)
     for axes in more:

@@ -51,8 +51,18 @@ class Row(NamedTuple):
     """A step's Info and the hyperparameters it leads to, on the device until they are written."""
 
     step: int
+    tuned: bool  # or only trained: its outer loss is the training loss then
     info: atf.Info
     hparams: Any
+    in_use: dict[str, Any]
+
+
+def in_use(state: atf.TunerState) -> dict[str, Any]:
+    """The lr that the next step takes, where that is not the one that is tuned."""
+    try:
+        return {"lr_in_use": atf.effective_lr(state)}
+    except ValueError:  # its optimizer is not scheduled
+        return {}
 
 
 def check_places(folder: Path, model: Path) -> None:
@@ -133,21 +143,27 @@ def step_lines(rows: list[Row]) -> list[dict[str, Any]]:
     """The log lines of some steps, fetched from the device in one go."""
     if not rows:
         return []
-    stacked = tree_map(lambda *leaves: torch.stack(leaves).cpu(), *[row[1:] for row in rows])
+    stacked = tree_map(lambda *leaves: torch.stack(leaves).cpu(), *[row[2:] for row in rows])
     return [
-        _line(row.step, *tree_map(lambda leaf, i=i: leaf[i], stacked)) for i, row in enumerate(rows)
+        _line(row.step, row.tuned, *tree_map(lambda leaf, i=i: leaf[i], stacked))
+        for i, row in enumerate(rows)
     ]
 
 
-def _line(step: int, info: atf.Info, hparams: Any) -> dict[str, Any]:
+def _line(
+    step: int, tuned: bool, info: atf.Info, hparams: Any, lr_in_use: dict[str, Any]
+) -> dict[str, Any]:
     return {
         "step": step,
+        "tuned": tuned,
         "loss": float(info.loss),
         "val_loss": float(info.val_loss),
         "mu": float(info.mu),
         "accepted": bool(info.accepted),
         "z_reset": any(numbers(info.z_reset).values()),
+        "bounded": any(share < 1 for share in numbers(info.kept).values()),
         **numbers(hparams),
+        **numbers(lr_in_use),
         **{f"hypergrad_{name}": value for name, value in numbers(info.hypergrads).items()},
         **{f"cosine_{name}": value for name, value in numbers(info.cosine).items()},
         **{f"snr_{name}": value for name, value in numbers(info.snr).items()},

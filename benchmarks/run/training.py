@@ -32,6 +32,7 @@ class Plan(NamedTuple):
     validated: bool = True
     tried: Sequence[dict[str, float]] = ()  # the runs of a search for its constants
     model: Callable[[atf.TunerState], atf.TunerState] = lambda state: state  # what is used of it
+    due: Callable[[int], bool] = lambda t: True  # which steps tune
 
 
 Build = Callable[[argparse.Namespace, Job], Plan]
@@ -102,16 +103,16 @@ def fit(
     args: argparse.Namespace, job: Job, plan: Plan, state: atf.TunerState, progress: Progress
 ) -> tuple[atf.TunerState, Progress]:
     """Train up to ``job.steps``; at each epoch's end validate, log, keep the best, checkpoint."""
-    step = plan.tuner.step
-    step = atf.jit(step) if command_line.compiles(args, job.steps) else step
+    wrap = atf.jit if command_line.compiles(args, job.steps) else lambda fn: fn
+    step = atf.windowed(plan.tuner, plan.due, wrap)
     folder, notes = Path(args.out), {"optimizer": args.optimizer, "network": args.network}
     batches, rows = batches_of(args, job, plan, progress.step), []
     epoch = outputs.step_lines_from(folder, progress.step - progress.step % job.steps_per_epoch)
     # No bar where stderr is a file: there it would be one line of a thousand states.
     with tqdm(total=job.steps, initial=progress.step, unit="step", disable=None) as bar:
         for t in range(progress.step, job.steps):
-            state, info = step(state, *next(batches))
-            rows.append(outputs.Row(t, info, state.hparams))
+            state, info = step(t, state, *next(batches))
+            rows.append(outputs.Row(t, plan.due(t), info, state.hparams, outputs.in_use(state)))
             progress = progress._replace(step=t + 1)
             bar.update()
             if t % 20 == 0 and not bar.disable:  # the only host sync between checkpoints
@@ -158,6 +159,8 @@ def end_of_epoch(
     skipped = f"  null steps {epoch['null_steps']}" if epoch["null_steps"] else ""
     if resets := sum(line["z_reset"] for line in lines):
         skipped += f"  Z reset {resets} times"
+    if bounded := sum(line["bounded"] for line in lines):
+        skipped += f"  Z bounded {bounded} times"
     tqdm.write(
         f"epoch {epoch['epoch']:3d}  train loss {epoch['train_loss']:.4f}  "
         f"validation {100 * accuracy:.2f} %  lr {epoch['lr']:.3e}{skipped}"
@@ -192,7 +195,7 @@ def finish(
 
 
 def _lr(args: argparse.Namespace, state: atf.TunerState) -> float:
-    return float(state.hparams.get("lr", args.lr))
+    return float(outputs.in_use(state).get("lr_in_use", state.hparams.get("lr", args.lr)))
 
 
 def batches_of(
