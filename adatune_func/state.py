@@ -106,7 +106,7 @@ def checked(step: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return step(state, *batches, **named)
         except (AttributeError, TypeError) as error:
-            strange = type(getattr(error, "obj", None))
+            strange: type[Any] = type(getattr(error, "obj", None))
             if strange in {type(state.opt_state), type(state.mu_state), type(state.hyper_state)}:
                 raise TypeError(
                     f"this state holds a {strange.__name__}, which is not of this tuner: it comes "
