@@ -113,10 +113,14 @@ def checked(step: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return step(state, *batches, **named)
         except (AttributeError, TypeError) as error:
-            strange: Any = type(getattr(error, "obj", None))
-            if strange in {type(state.opt_state), type(state.mu_state), type(state.hyper_state)}:
+            found = getattr(error, "obj", None)
+            strange = type_name(found)
+            # only states of optimizers and rules: a Tensor that lacks a name is the loss's affair
+            if hasattr(found, "_fields") and strange in map(
+                type_name, (state.opt_state, state.mu_state, state.hyper_state)
+            ):
                 raise TypeError(
-                    f"this state holds a {strange.__name__}, which is not of this tuner: it comes "
+                    f"this state holds a {strange}, which is not of this tuner: it comes "
                     "from another optimizer, rule or mu; start from this tuner's init"
                 ) from error
             raise
