@@ -56,7 +56,6 @@ from .rules import (
 from .state import Info, Tuner, TunerState
 from .trees import Signal
 from .tuner import hd, marthe, rtho
-from .weight_norm import write_out_weight_norm
 from .windows import windowed, windows
 
 __version__ = "0.1.0"
@@ -68,7 +67,6 @@ __all__ = [
     "functionalize",
     "recalibrate",
     "write_back",
-    "write_out_weight_norm",
     # optimizers
     "Optimizer",
     "adam",

@@ -100,13 +100,13 @@ def plain(
         )
 
     def step(state: TunerState, batch: Batch, val_batch: Batch = None) -> tuple[TunerState, Info]:
-        if not is_a(state.hyper_state, Tensor):
-            raise ValueError("this state is one of a tuner's, not of plain: start from init")
-        with torch.no_grad():
+        with checked(state), torch.no_grad():
+            if not is_a(state.hyper_state, Tensor):
+                raise ValueError("this state is one of a tuner's, not of plain: start from init")
             kept, info = trained(loss_fn, optimizer, None, state, batch)
             count = state.hyper_state + 1  # null steps count, too: a schedule has an end
             if schedule is not None:
                 kept = kept._replace(hparams={**kept.hparams, "lr": schedule(count)})
             return kept._replace(hyper_state=count), info
 
-    return Tuner(init, checked(step), checked(step))
+    return Tuner(init, step, step)

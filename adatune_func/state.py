@@ -11,9 +11,9 @@ rules and discounts see to that for their own, and for what they make of the hyp
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -92,40 +92,45 @@ class Tuner(NamedTuple):
     train: Callable[[TunerState, Batch], tuple[TunerState, Info]]
 
 
-def checked(step: Callable[..., Any]) -> Callable[..., Any]:
-    """``step``, which says so when it is given what no ``init`` of its tuner made."""
+def checked(state: Any) -> AbstractContextManager[None]:
+    """Where a step runs, which says so when it is given what no ``init`` of its tuner made.
 
-    @functools.wraps(step)
-    def wrapper(state: TunerState, *batches: Batch, **named: Batch) -> tuple[TunerState, Info]:
-        if is_compiling():
-            return step(state, *batches, **named)
-        if not is_a(state, TunerState):
+    Raises:
+        TypeError: for what is no state, for a hyperparameter that is no tensor, and for the state
+            of another optimizer, rule or mu.
+    """
+    if is_compiling():
+        return nullcontext()
+    if not is_a(state, TunerState):
+        raise TypeError(
+            f"step takes the state that init returns, got {type_name(state)}; step itself returns "
+            "(state, info)"
+        )
+    for leaf in tree_leaves(state.hparams):
+        if not is_a(leaf, Tensor):
             raise TypeError(
-                f"step takes the state that init returns, got {type_name(state)}; step itself "
-                "returns (state, info)"
+                f"a state holds hyperparameters as 0-d tensors, found {type_name(leaf)} {leaf!r}; "
+                "take torch.full_like of the one before"
             )
-        for leaf in tree_leaves(state.hparams):
-            if not is_a(leaf, Tensor):
-                raise TypeError(
-                    f"a state holds hyperparameters as 0-d tensors, found {type_name(leaf)} "
-                    f"{leaf!r}; take torch.full_like of the one before"
-                )
-        try:
-            return step(state, *batches, **named)
-        except (AttributeError, TypeError) as error:
-            found = getattr(error, "obj", None)
-            strange = type_name(found)
-            # only states of optimizers and rules: a Tensor that lacks a name is the loss's affair
-            if hasattr(found, "_fields") and strange in map(
-                type_name, (state.opt_state, state.mu_state, state.hyper_state)
-            ):
-                raise TypeError(
-                    f"this state holds a {strange}, which is not of this tuner: it comes "
-                    "from another optimizer, rule or mu; start from this tuner's init"
-                ) from error
-            raise
+    return _of_its_own(state)
 
-    return wrapper
+
+@contextmanager
+def _of_its_own(state: TunerState) -> Generator[None, None, None]:
+    try:
+        yield
+    except (AttributeError, TypeError) as error:
+        found = getattr(error, "obj", None)
+        strange = type_name(found)
+        # only states of optimizers and rules: a Tensor that lacks a name is the loss's affair
+        if hasattr(found, "_fields") and strange in map(
+            type_name, (state.opt_state, state.mu_state, state.hyper_state)
+        ):
+            raise TypeError(
+                f"this state holds a {strange}, which is not of this tuner: it comes "
+                "from another optimizer, rule or mu; start from this tuner's init"
+            ) from error
+        raise
 
 
 def initial(

@@ -200,16 +200,16 @@ def marthe(
                 'outer="validation" needs step(state, batch, val_batch); "next_batch" does not'
             )
         # Parameters or captured tensors that require grad would hang the run's graph on the state.
-        with torch.no_grad():
+        with checked(state), torch.no_grad():
             if outer == "validation":
                 return validation_step(state, batch, val_batch)
             return next_batch_step(state, batch)
 
     def train(state: TunerState, batch: Batch) -> tuple[TunerState, Info]:
-        with torch.no_grad():
+        with checked(state), torch.no_grad():
             return trained(loss_fn, optimizer, hyper_update, state, batch)
 
-    return Tuner(init, checked(step), checked(train))
+    return Tuner(init, step, train)
 
 
 def rtho(loss_fn: LossFn, optimizer: Optimizer, **kwargs: Any) -> Tuner:

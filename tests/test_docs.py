@@ -124,7 +124,8 @@ def test_every_python_block_runs(page):
 
 @named
 def test_lines_are_not_too_long(page):
-    assert max(map(len, page.read_text().splitlines())) <= 120
+    lines = [line for line in page.read_text().splitlines() if not line.startswith("|")]
+    assert max(map(len, lines)) <= 120  # but for rows of tables, which cannot be broken
 
 
 def test_the_pages_build(tmp_path):

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "adatune_func"
 LEVELS = [
     {"trees", "schedules"},
     {"optimizers", "curvature", "rules", "guard", "shapes", "checkpoint", "graphs"},
-    {"recursion", "presets", "jit", "weight_norm"},
+    {"recursion", "presets", "jit"},
     {"state", "checking"},
     {"plain_training", "windows", "horizon"},
     {"tuner", "functional", "check"},

@@ -52,12 +52,6 @@ NO_GRADIENT = (
 def _missing(lacking: str, otherwise: str) -> tuple[Saying, ...]:
     return (
         Saying(
-            "_weight_norm",
-            "torch's fused weight norm has no forward mode, and its second backward pass is wrong; "
-            "functionalize(module, criterion) writes it out, as does "
-            "adatune_func.write_out_weight_norm(module) for a loss_fn of your own",
-        ),
-        Saying(
             "(?s)(BFloat16|Half).*(same dtype|be the same)"
             "|(same dtype|scalar type).*(BFloat16|Half)",
             "two precisions meet in one operation: give the batch the dtype of the parameters; "

@@ -14,17 +14,17 @@ from .rewritten import Branchless, Rewritten
 
 
 @contextmanager
-def derivable() -> Generator[None, None, None]:
-    """Run the block with kernels that have forward mode and a second backward pass."""
-    with math_attention(), Rewritten():
-        yield
-
-
-@contextmanager
 def traceable() -> Generator[None, None, None]:
     """Run the block without questions about numbers, where a graph is traced and has none."""
     if not is_tracing():
         yield
         return
     with Branchless():
+        yield
+
+
+@contextmanager
+def derivable() -> Generator[None, None, None]:
+    """Run the block with kernels that have forward mode and a second backward pass."""
+    with math_attention(), Rewritten(), traceable():
         yield

@@ -67,8 +67,14 @@ def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-    """``g v / ‖v‖`` row by row: the kernel's second derivative takes ``‖v‖`` for a constant."""
-    return v * (g / torch.norm_except_dim(v, 2, dim))
+    """``g v / ‖v‖``, the norm over all dimensions but ``dim``, over all where that is -1.
+
+    The kernel's backward pass divides by a ``‖v‖`` that it saved and that has no derivative, so the
+    second one takes it for a constant (as LayerNorm's third does, pytorch#175754). Not by
+    ``torch.norm_except_dim``, which has no forward mode at -1 (pytorch#191787).
+    """
+    others = [i for i in range(v.ndim) if dim == -1 or i != dim]
+    return v * (g / v.square().sum(others, keepdim=dim != -1).sqrt())
 
 
 def _lstm(*args: Any) -> Any:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..trees import is_a
-from ..weight_norm import write_out_weight_norm
 from .bound import submodules
 from .reached import holder_of
 
@@ -35,7 +34,6 @@ def copied_module(module: nn.Module, train: bool | None) -> nn.Module:
     _refuse_hooks_on_the_original(module)
     memo: dict[int, Any] = {id(t): t.detach().clone() for t in _computed(module, set())}
     copied = _eager(copy.deepcopy(module, memo))
-    write_out_weight_norm(copied)
     return (copied if train is None else copied.train(train)).requires_grad_(False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,8 +35,12 @@ def page(path: Path) -> str:
         names = {row["name"] for row in here}
         right = sorted(names - {row["name"] for row in odd})
         parts += [f"## {title}\n", _odd(odd), "Right in all that was run:\n"]
-        parts += [", ".join(f"`{name}`" for name in right) + ".\n"]
+        parts += [_wrapped(", ".join(f"`{name}`" for name in right) + ".") + "\n"]
     return "\n".join(parts)
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 118, break_long_words=False, break_on_hyphens=False)
 
 
 def _counts(rows: Sequence[Mapping[str, Any]]) -> str:
