@@ -268,6 +268,28 @@ def test_layers_have_the_same_products_compiled(compiler, names):
     in_a_process(layers_as_eager, compiler, names)
 
 
+def failed_then_fine() -> None:
+    torch.manual_seed(0)
+    f = atf.functionalize(nn.Linear(3, 4), F.multi_margin_loss)
+    batch = torch.randn(6, 3), torch.arange(6) % 4
+    tuner = atf.marthe(f.loss_fn, atf.sgd())
+    state = tuner.init(f.params, {"lr": 0.1})
+    with pytest.raises(NotImplementedError):
+        torch.compile(tuner.step, fullgraph=True, backend="eager")(state, batch, batch)
+    with pytest.raises(RuntimeError, match="Nested forward mode AD"):  # torch's own, left as it is
+        torch.func.jvp(torch.sin, (torch.ones(2),), (torch.ones(2),))
+    fine = atf.functionalize(nn.Linear(3, 4), F.cross_entropy)
+    tuner = atf.marthe(fine.loss_fn, atf.sgd())
+    _, info = tuner.step(tuner.init(fine.params, {"lr": 0.01}), batch, batch)
+    assert info.accepted and info.hypergrads["lr"] != 0
+    torch.func.jvp(torch.sin, (torch.ones(2),), (torch.ones(2),))
+
+
+@pytest.mark.compiles
+def test_a_failed_compile_leaves_the_process_usable():
+    in_a_process(failed_then_fine)
+
+
 @pytest.mark.parametrize("hvp", EXACT)
 def test_several_outputs_and_a_derivative_inside_the_loss(hvp):
     torch.manual_seed(0)

@@ -98,6 +98,20 @@ def is_transforming() -> bool:
     )
 
 
+def left_forward_level() -> bool:
+    """Leave a level of forward mode that nobody is in, as an error in compiled code has left one.
+
+    Returns whether there was one.
+    """
+    if _forward_ad._current_level >= 0:
+        return False
+    try:
+        _torch._C._exit_dual_level(level=0)
+    except RuntimeError:
+        return False
+    return True
+
+
 def lookup_backend(name: str) -> Callable[..., Any]:
     """What ``torch.compile`` calls by this name with a graph and its inputs."""
     import torch._dynamo as dynamo  # only who compiles pays for the import

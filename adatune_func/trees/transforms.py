@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, TypeVar, overload
 import torch.func
 
 from . import zero_tensors
+from .compat import is_compiling, left_forward_level
 from .types import PyTree
 
 Result = TypeVar("Result")
@@ -54,6 +55,24 @@ class Vjp(Protocol):
 
 zero_tensors.materialise()
 
+
+def _jvp(*args: Any, **options: Any) -> Any:
+    """``torch.func.jvp``, also after a compiled one that failed.
+
+    Where an operation of dynamo's graph has no forward mode, forward mode's level stays entered,
+    and any later jvp of the process is taken for one inside another. Python's own count knows that
+    there is none, so the level is left and the call made again.
+    """
+    if is_compiling():
+        return torch.func.jvp(*args, **options)
+    try:
+        return torch.func.jvp(*args, **options)
+    except RuntimeError as error:
+        if "Nested forward mode AD" not in str(error) or not left_forward_level():
+            raise
+    return torch.func.jvp(*args, **options)
+
+
 vmap: Vmap = torch.func.vmap
-jvp: Jvp = torch.func.jvp
+jvp: Jvp = _jvp
 vjp: Vjp = torch.func.vjp
