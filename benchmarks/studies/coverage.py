@@ -46,7 +46,12 @@ TABLES: dict[str, Sequence[Layer | Loss]] = {"layer": LAYERS, "loss": LOSSES}
 PAGE = Path(__file__).parents[2] / "docs" / "coverage.md"
 SEEDS = (0, 1, 2)
 #: torch's own hardsigmoid has 1/6 in single precision: its gradients are off by 3e-8
-TOLERANCE = {"gradient": 1e-7, "buffers": 1e-9, "product": 1e-6, "compiled": 1e-8}
+ROOT = Path(__file__).parents[2]
+
+#: torch's own gradient of these is only so near: the kernel's slope is not 1/6 to all digits.
+ALLOWED = {name: {"gradient": 1e-7} for name in ("Hardsigmoid()", "hardsigmoid()")}
+
+TOLERANCE = {"gradient": 1e-9, "buffers": 1e-9, "product": 1e-6, "compiled": 1e-8}
 
 
 def compiled(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -177,10 +182,11 @@ def outcome(mode: str, entry: Layer | Loss) -> dict[str, Any]:
         try:
             errors = MODES[mode](entry, seed)
         except Exception as error:
-            says = str(error).strip().partition("\n")[0][:200]
+            says = str(error).strip().partition("\n")[0].replace(f"{ROOT}/", "")[:200]
             kind = "refused" if in_our_words(error) else "unclear"
             return {"result": kind, "says": f"{type(error).__name__}: {says}"}
-        off = {name: e for name, e in errors.items() if not e <= TOLERANCE[name]}
+        allowed = {**TOLERANCE, **ALLOWED.get(entry.name, {})}
+        off = {name: e for name, e in errors.items() if not e <= allowed[name]}
         found = {"result": "right", "error": max(errors.values())}
         if not off:
             return found
