@@ -182,8 +182,9 @@ def parsed(argv: Sequence[str] | None) -> Any:
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parsed(argv)
     torch.set_num_threads(arguments.threads)
-    torch.set_float32_matmul_precision("high" if arguments.tf32 else "highest")
-    torch.backends.cudnn.allow_tf32 = arguments.tf32
+    if arguments.device == "cuda":
+        torch.set_float32_matmul_precision("high" if arguments.tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = arguments.tf32
     if arguments.child:
         return _child(arguments)
     methods = list(dict.fromkeys([BASELINE, *arguments.methods]))
