@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for suite in args.suites:
             row = {**versions(python), "suite": suite, **run(python, suite, args.seconds)}
             print(record.table([row], ["torch", "suite", "passed", "failed", "skipped", "ended"]))
-            run_of_it = record.provenance(vars(args))
+            run_of_it = record.provenance({"suites": args.suites, "seconds": args.seconds})
             record.merge(args.output, [row], ["torch", "optree", "suite"], run_of_it)
 
 
