@@ -163,16 +163,9 @@ def marthe(
         outer_grads, (val_loss, _) = Gradient(outer_loss_fn, buffers)(judged, val_batch)
         candidate, signal, ratio = tune(candidate, outer_grads, grads)
         candidate, kept = within_bound(candidate)
-        observed = Observed(
-            loss=loss,
-            val_loss=val_loss,
-            signal=signal,
-            snr=ratio,
-            mu=state.mu_state.mu,
-            kept=kept,
-            faulty=~all_finite(loss, grads),
-            tainted=~all_finite(batch, val_batch),
-        )
+        faulty, tainted = ~all_finite(loss, grads), ~all_finite(batch, val_batch)
+        mu = state.mu_state.mu
+        observed = Observed(loss, val_loss, signal, ratio, mu, kept, faulty, tainted)
         outcome = Outcome(outer_grads, tree_map(torch.sub, judged, before))
         return settle(state, candidate, observed, outcome, hyper_update)
 
@@ -182,16 +175,9 @@ def marthe(
         steered, signal, ratio = tune(known, grads, grads)
         candidate = move(steered, grads, hz, steered.mu_state.mu)._replace(buffers=buffers)
         candidate, kept = within_bound(candidate)
-        observed = Observed(
-            loss=loss,
-            val_loss=loss,
-            signal=signal,
-            snr=ratio,
-            mu=candidate.mu_state.mu,
-            kept=kept,
-            faulty=~all_finite(loss, grads),
-            tainted=~all_finite(batch),
-        )
+        faulty, tainted = ~all_finite(loss, grads), ~all_finite(batch)
+        mu = candidate.mu_state.mu
+        observed = Observed(loss, loss, signal, ratio, mu, kept, faulty, tainted)
         return settle(state, candidate, observed, None, hyper_update)
 
     def step(state: TunerState, batch: Batch, val_batch: Batch = None) -> tuple[TunerState, Info]:

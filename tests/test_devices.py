@@ -106,7 +106,7 @@ def test_autocast_stays_near_float32(device):
         losses = []
         for _ in range(10):
             state, info = tuner.step(state, (x, y), (x, y))
-            assert info.hypergrads["lr"].isfinite()
+            assert info.accepted and info.hypergrads["lr"].isfinite()
             losses.append(float(info.val_loss))
         return losses[-1]
 

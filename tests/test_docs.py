@@ -124,8 +124,10 @@ def test_every_python_block_runs(page):
 
 @named
 def test_lines_are_not_too_long(page):
-    lines = [line for line in page.read_text().splitlines() if not line.startswith("|")]
-    assert max(map(len, lines)) <= 120  # but for rows of tables, which cannot be broken
+    lines = page.read_text().splitlines()
+    if page.name == "coverage.md":  # its table is made from what errors say, a row each
+        lines = [line for line in lines if not line.startswith("|")]
+    assert max(map(len, lines)) <= 120
 
 
 def test_the_pages_build(tmp_path):
