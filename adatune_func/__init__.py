@@ -5,6 +5,7 @@ from . import curvature as hvp
 from .check import check_tangents
 from .checkpoint import load, save
 from .curvature import (
+    Loss,
     ModelLoss,
     accumulate,
     clip_products,
@@ -63,6 +64,7 @@ __version__ = "0.1.0"
 __all__ = [
     # a module and its loss as pure functions
     "Functional",
+    "Loss",
     "ModelLoss",
     "functionalize",
     "recalibrate",

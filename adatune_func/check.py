@@ -25,7 +25,7 @@ from .checking import (
     trained,
     with_cheap_gradients,
 )
-from .curvature import exact
+from .curvature import check_judged, exact, own_hparams, plain_loss, tuned_in
 from .optimizers import Optimizer, checked_hparams
 from .recursion import Inner
 from .trees import (
@@ -110,7 +110,7 @@ def check_tangents(
     Args:
         params, hparams, batches, buffers: as a tuner takes them, in any precision.
         hvp: the strategy under test; mu: the discount, a float in [0, 1].
-        val_loss_fn: the outer loss; by default ``loss_fn``.
+        val_loss_fn: the outer loss; by default ``loss_fn``, of a :class:`Loss` its ``plain``.
 
     Returns:
         One :class:`TangentCheck` a tuned scalar, by its name (``lr``, or ``lr.prefix``).
@@ -138,15 +138,17 @@ def check_tangents(
         raise ValueError("check_tangents needs at least one (batch, val_batch)")
     if not tree_leaves(hparams):
         raise ValueError("hparams is empty: check_tangents needs one to tune, such as {'lr': 0.1}")
+    if tuned_in(loss_fn, hparams):
+        check_judged(loss_fn, hparams, val_loss_fn)
     params = in_float64(checked_params(params))
     run = Run(
         loss_fn=loss_fn,
-        outer_loss_fn=val_loss_fn or loss_fn,
+        outer_loss_fn=val_loss_fn or plain_loss(loss_fn),
         optimizer=optimizer,
         hvp=hvp,
         mu=mu,
         start=Inner(params, checked_state(optimizer.init(params))),
-        hparams=checked_hparams(hparams, optimizer, params),
+        hparams=checked_hparams(hparams, optimizer, params, own_hparams(loss_fn)),
         buffers=in_float64(buffers or {}),
         batches=in_float64(list(batches)),
         gradients=hvp,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .curvature import Gradient
+from .curvature import Gradient, at_values
 from .optimizers import Optimizer
 from .recursion import Inner, phi
 from .rules import HyperUpdate, snr
@@ -41,7 +41,8 @@ def trained(
     The guard is that of a tuned step but for the outer loss, which is not taken: what is not finite
     is a null step, and so is one that is too long for ``rule``, which then lowers a tuned lr.
     """
-    grads, (loss, buffers) = Gradient(loss_fn, state.buffers)(state.params, batch)
+    grad_fn = Gradient(at_values(loss_fn, state.hparams), state.buffers)
+    grads, (loss, buffers) = grad_fn(state.params, batch)
     u = phi(optimizer, grads, Inner(state.params, state.opt_state), state.hparams)
     still = state._replace(z=Inner({}, {}))  # as it is: not to be looked at, nor copied
     candidate = still._replace(
@@ -72,9 +73,9 @@ def plain(
 
     A step that is not finite is a null step, as in ``marthe``; lr stays as it is.
 
-    What ``hparams`` holds overrides the optimizer's values for the run. With a ``schedule``,
-    ``lr = schedule(t)`` for step t = 0, 1, ..., a 0-d tensor, whatever lr ``hparams`` holds; see
-    the module ``schedules``.
+    What ``hparams`` holds overrides the values of optimizer and loss for the run. With a
+    ``schedule``, ``lr = schedule(t)`` for step t = 0, 1, ..., a 0-d tensor, whatever lr ``hparams``
+    holds; see the module ``schedules``.
 
     Raises:
         TypeError: at ``init``, for a schedule that returns anything but a 0-d tensor.
@@ -83,7 +84,7 @@ def plain(
     def init(
         params: Params, hparams: HParams | None = None, buffers: Buffers | None = None
     ) -> TunerState:
-        state = initial(optimizer, params, hparams or {}, buffers)
+        state = initial(loss_fn, optimizer, params, hparams or {}, buffers)
         count = scalar_like(state.params, 0.0)
         hparams = state.hparams
         if schedule is not None:

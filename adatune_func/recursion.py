@@ -10,7 +10,8 @@ and h is the hypergradient of an outer loss E. With mu = 1 h is the derivative o
 (RTHO, Franceschi et al. 2017), with mu = 0 of the last step (HD, Baydin et al. 2018), and
 between it forgets at the rate mu (MARTHE, Donini et al. 2020). A is never formed: Phi sees w
 twice, through the gradient of the training loss, where an ``hvp`` gives the tangent ``Hz``,
-and through the optimizer, where ``jvp`` gives it for whatever optimizer it is.
+and through the optimizer, where ``jvp`` gives it for whatever optimizer it is. What stands inside
+the training loss acts through that gradient alone: the product is taken along ``(Z_k, e_k)``.
 """
 
 from __future__ import annotations
@@ -33,9 +34,13 @@ class Inner(NamedTuple):
 
 
 def phi(optimizer: Optimizer, grads: Params, u: Inner, hparams: HParams) -> Inner:
-    """One step of training, ``u ← Phi(u, η)``: ``hparams`` over the optimizer's own values."""
+    """One step of training, ``u ← Phi(u, η)``: ``hparams`` over the optimizer's own values.
+
+    Those that stand in the loss are in ``grads`` already.
+    """
+    tuned = {name: value for name, value in hparams.items() if name in optimizer.hparams}
     updates, opt_state = optimizer.update(
-        grads, u.opt_state, u.params, {**optimizer.hparams, **hparams}
+        grads, u.opt_state, u.params, {**optimizer.hparams, **tuned}
     )
     return Inner(tree_map(torch.add, u.params, updates), opt_state)
 
@@ -43,22 +48,20 @@ def phi(optimizer: Optimizer, grads: Params, u: Inner, hparams: HParams) -> Inne
 def advance(
     optimizer: Optimizer,
     grads: Params,
-    hz: Params,
+    dg: Params,
     u: Inner,
     z: Inner,
     hparams: HParams,
-    mu: Tensor,
 ) -> tuple[Inner, Inner]:
-    """One step of training and of its tangent: ``(u, Z) ← (Phi(u, η), A (mu Z) + B)``.
+    """One step of training and of its tangent: ``(u, Z) ← (Phi(u, η), A z + B)`` with ``z = mu Z``.
 
-    ``grads`` is the training gradient at w, and ``hz`` its tangent along ``z.params``, not along
-    ``mu z``: H is linear, so mu may come after the product, and "next_batch" chooses it by the very
-    gradient that comes with the product. (``clip_products`` is not linear: it bounds ``H z``.)
+    ``grads`` is the training gradient at w and ``dg`` its tangent, ``H z`` and, in the columns of
+    what stands in the loss, the mixed term ``∂²L/∂w∂η``.
     """
     if not tree_leaves(hparams):  # nothing is tuned: a step of plain training, no columns
         return phi(optimizer, grads, u, hparams), z
     primals = (grads, u, hparams)
-    tangents = (discounted(mu, hz), discounted(mu, z), columns.basis(hparams))
+    tangents = (dg, z, columns.basis(hparams))
     moved, z = columns.over_columns(
         lambda column: jvp(functools.partial(phi, optimizer), primals, column), tangents
     )
@@ -79,12 +82,18 @@ def discounted(mu: Tensor, z: PyTree) -> PyTree:
     return tree_map(of, z)
 
 
-def hypergradient(outer_grads: Params, tangent: Params, hparams: HParams) -> Signal:
-    """``h_k = <∇E, Z_k>`` and the cosine of ∇E and Z_k, which is 0 where one of them is 0.
+def hypergradient(
+    outer_grads: Params, tangent: Params, hparams: HParams, direct: HParams | None = None
+) -> Signal:
+    """``h_k = <∇E, Z_k> + ∂E/∂η_k`` and the cosine of ∇E and Z_k, which is 0 where one of them is.
 
-    ``outer_grads`` is ∇E where the outer loss is taken, ``tangent`` the K columns of Z there.
+    ``outer_grads`` is ∇E where the outer loss is taken, ``tangent`` the K columns of Z there,
+    ``direct`` the second term by name where E has hyperparameters itself.
     """
     h = columns.dots(outer_grads, tangent)
     scale = torch.sqrt(columns.squares(tangent)) * norm(outer_grads)
     cosine = torch.where(scale > 0, h / torch.where(scale > 0, scale, 1.0), 0.0)
-    return Signal(columns.unstack(h, hparams), columns.unstack(cosine, hparams))
+    hypergrads = columns.unstack(h, hparams)
+    for name, slope in (direct or {}).items():
+        hypergrads[name] = tree_map(torch.add, hypergrads[name], slope)
+    return Signal(hypergrads, columns.unstack(cosine, hparams))

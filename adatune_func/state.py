@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from . import guard
+from .curvature import own_hparams
 from .guard import GuardState
 from .optimizers import Optimizer, checked_hparams
 from .recursion import Inner
@@ -28,6 +29,7 @@ from .trees import (
     Batch,
     Buffers,
     HParams,
+    LossFn,
     Params,
     PyTree,
     Signal,
@@ -134,12 +136,16 @@ def _of_its_own(state: TunerState) -> Generator[None, None, None]:
 
 
 def initial(
-    optimizer: Optimizer, params: Params, hparams: HParams, buffers: Buffers | None
+    loss_fn: LossFn,
+    optimizer: Optimizer,
+    params: Params,
+    hparams: HParams,
+    buffers: Buffers | None,
 ) -> TunerState:
     """A state before the first step, all checks done; the states of mu and of the rule are ()."""
     check_kind("optimizer", optimizer, Optimizer, "an Optimizer such as sgd() or adam()")
     params = checked_params(params)
-    hparams = checked_hparams(hparams, optimizer, params)
+    hparams = checked_hparams(hparams, optimizer, params, own_hparams(loss_fn))
     opt_state = checked_state(optimizer.init(params))
     count, zero = len(tree_leaves(hparams)), scalar_like(params, 0.0)
     return TunerState(

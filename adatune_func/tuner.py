@@ -27,11 +27,20 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from .curvature import Gradient, exact, no_curvature
+from .curvature import (
+    check_judged,
+    exact,
+    no_curvature,
+    outer_gradient,
+    own_domains,
+    plain_loss,
+    products_along,
+    tuned_in,
+)
 from .optimizers import Optimizer, at_params
 from .plain_training import trained
 from .recursion import Inner, advance, discounted, hypergradient
-from .rules import Bound, Discount, HyperUpdate, constant, lagged, relative, snr
+from .rules import Bound, Discount, HyperUpdate, constant, lagged, relative, snr, within
 from .rules import bound as bounds
 from .state import Info, Observed, Outcome, Tuner, TunerState, checked, initial, settle
 from .trees import (
@@ -68,14 +77,18 @@ def marthe(
     """Training that tunes what is in ``hparams``, with tangents discounted by mu.
 
     Args:
-        loss_fn: ``loss_fn(params, buffers, batch) -> (loss, buffers)``, the training loss.
+        loss_fn: ``loss_fn(params, buffers, batch) -> (loss, buffers)``, the training loss, or a
+            :class:`Loss` with hyperparameters of its own.
         optimizer: any :class:`Optimizer`; what is not tuned keeps its value at construction.
         mu: the discount in [0, 1], a float or a :class:`Discount` such as ``adaptive()``.
         hyper_update: how hypergradients move the hyperparameters.
         hvp: how Hessian-vector products are made: ``exact``, ``gauss_newton`` and others.
         outer: "validation" judges each step on ``val_batch``; "next_batch" on the next training
             batch, at no further cost.
-        val_loss_fn: the outer loss; by default ``loss_fn`` in its own mode. It never moves buffers.
+        val_loss_fn: the outer loss; by default ``loss_fn`` in its own mode, of a :class:`Loss` its
+            ``plain``. It never moves buffers. Where hyperparameters of the loss are tuned it judges
+            the "next_batch" too, for one more gradient. One that has them itself has their direct
+            term ``∂E/∂η`` in h.
         clip_outer: clip the entries of the outer gradient to [-c, c].
         bound: what becomes of a tangent that is longer than its path, ``cut()`` or
             ``begin_again()``; see :mod:`adatune_func.rules.bound`.
@@ -94,7 +107,8 @@ def marthe(
     discount = mu if isinstance(mu, Discount) else constant(mu)
     if outer == "next_batch" and discount.uses_grads:
         discount = lagged(discount)
-    outer_loss_fn = val_loss_fn or loss_fn
+    outer_loss_fn = val_loss_fn or plain_loss(loss_fn)
+    rule = within(hyper_update, own_domains(loss_fn))
 
     def init(params: Params, hparams: HParams, buffers: Buffers | None = None) -> TunerState:
         if outer not in get_args(Outer):
@@ -104,51 +118,61 @@ def marthe(
                 'an averaged optimizer needs outer="validation": "next_batch" has the gradient at '
                 "the parameters, not at their average"
             )
-        if outer == "next_batch" and val_loss_fn is not None:
-            raise ValueError('val_loss_fn is never called with outer="next_batch": leave it out')
         if clip_outer is not None:
             check_bound("clip_outer", clip_outer)
         check_kind("hyper_update", hyper_update, HyperUpdate, "relative(), additive() or another")
         check_kind("hvp", hvp, Callable, "a function such as exact or finite_difference()")
-        state = initial(optimizer, params, hparams, buffers)
+        state = initial(loss_fn, optimizer, params, hparams, buffers)
+        if tuned_in(loss_fn, state.hparams):
+            check_judged(loss_fn, state.hparams, val_loss_fn)
+            if outer == "next_batch" and discount.uses_grads:
+                raise ValueError(_GRADS_TOO_LATE)
+        elif outer == "next_batch" and val_loss_fn is not None:
+            raise ValueError('val_loss_fn is never called with outer="next_batch": leave it out')
         return state._replace(
             mu_state=discount.init(state.params, state.hparams),
-            hyper_state=hyper_update.init(state.hparams),
+            hyper_state=rule.init(state.hparams),
         )
 
     def differentiate(state: TunerState, batch: Batch) -> tuple[Params, Params, Tensor, Buffers]:
         tuned, carried = tree_leaves(state.hparams), tree_leaves(state.z.params)
         if tuned and not carried:
             raise ValueError("this state has no tangent, as those of plain: start from init")
-        products = hvp if tuned else no_curvature
-        grad_fn = Gradient(loss_fn, state.buffers)
-        grads, hz, (loss, buffers) = products(grad_fn, state.params, batch, state.z.params)
-        return grads, hz, loss, buffers
+        grads, dg, (loss, buffers) = products_along(
+            hvp if tuned else no_curvature,
+            loss_fn,
+            state.buffers,
+            state.params,
+            batch,
+            state.z.params,
+            state.hparams,
+        )
+        return grads, dg, loss, buffers
 
-    def move(state: TunerState, grads: Params, hz: Params, mu: Tensor) -> TunerState:
-        mu = mu * state.tuning
+    def move(state: TunerState, grads: Params, dg: Params) -> TunerState:
         u = Inner(state.params, state.opt_state)
-        u, z = advance(optimizer, grads, hz, u, state.z, state.hparams, mu)
-        path = bounds.path_of(state.path, mu, state.params, u.params) if bound else state.path
+        u, z = advance(optimizer, grads, dg, u, state.z, state.hparams)
+        step = bounds.length(state.params, u.params) if bound else 0.0
         tuning = torch.ones_like(state.tuning)
-        return state._replace(params=u.params, opt_state=u.opt_state, z=z, path=path, tuning=tuning)
+        moved = state._replace(params=u.params, opt_state=u.opt_state, z=z, tuning=tuning)
+        return moved._replace(path=state.path + step)
 
     def within_bound(state: TunerState) -> tuple[TunerState, HParams]:
         if bound is None or not tree_leaves(state.hparams):
             return state, tree_map(torch.ones_like, state.hparams)
-        share = bound(bounds.sizes(state.z.params, state.hparams), state.path)
+        share = bound(bounds.sizes(state.z.params, state.hparams, rule.domains), state.path)
         path = torch.where(share > 0, state.path, 0.0)
         kept = columns.unstack(share, state.hparams)
         return state._replace(z=discounted(share, state.z), path=path), kept
 
     def tune(
-        state: TunerState, outer_grads: Params, grads: Params
+        state: TunerState, outer_grads: Params, direct: HParams, grads: Params
     ) -> tuple[TunerState, Signal, HParams]:
         if clip_outer is not None:
             low, high = -clip_outer, clip_outer
             outer_grads = tree_map(lambda g: g.clamp(low, high), outer_grads)
-        signal = hypergradient(outer_grads, optimizer.judged(*state.z), state.hparams)
-        hparams, hyper_state = hyper_update.update(signal, state.hyper_state, state.hparams)
+        signal = hypergradient(outer_grads, optimizer.judged(*state.z), state.hparams, direct)
+        hparams, hyper_state = rule.update(signal, state.hyper_state, state.hparams)
         mu_state = discount.update(state.mu_state, hparams, outer_grads, grads)
         ratio, snr_state = snr.update(state.snr_state, signal.cosine)
         moved = state._replace(hparams=hparams, hyper_state=hyper_state, mu_state=mu_state)
@@ -157,28 +181,42 @@ def marthe(
     def validation_step(
         state: TunerState, batch: Batch, val_batch: Batch
     ) -> tuple[TunerState, Info]:
-        grads, hz, loss, buffers = differentiate(state, batch)
-        candidate = move(state, grads, hz, state.mu_state.mu)._replace(buffers=buffers)
+        mu = state.mu_state.mu
+        known = remembered(state, mu * state.tuning)
+        grads, dg, loss, buffers = differentiate(known, batch)
+        candidate = move(known, grads, dg)._replace(buffers=buffers)
         judged, before = (optimizer.judged(s.params, s.opt_state) for s in (candidate, state))
-        outer_grads, (val_loss, _) = Gradient(outer_loss_fn, buffers)(judged, val_batch)
-        candidate, signal, ratio = tune(candidate, outer_grads, grads)
+        outer_grads, direct, val_loss = outer_gradient(
+            outer_loss_fn, buffers, judged, val_batch, state.hparams
+        )
+        candidate, signal, ratio = tune(candidate, outer_grads, direct, grads)
         candidate, kept = within_bound(candidate)
         faulty, tainted = ~all_finite(loss, grads), ~all_finite(batch, val_batch)
-        mu = state.mu_state.mu
         observed = Observed(loss, val_loss, signal, ratio, mu, kept, faulty, tainted)
         outcome = Outcome(outer_grads, tree_map(torch.sub, judged, before))
-        return settle(state, candidate, observed, outcome, hyper_update)
+        return settle(state, candidate, observed, outcome, rule)
 
     def next_batch_step(state: TunerState, batch: Batch) -> tuple[TunerState, Info]:
-        grads, hz, loss, buffers = differentiate(state, batch)
-        known = state._replace(z=discounted(state.tuning, state.z))
-        steered, signal, ratio = tune(known, grads, grads)
-        candidate = move(steered, grads, hz, steered.mu_state.mu)._replace(buffers=buffers)
+        known = remembered(state, state.tuning)
+        if tuned_in(loss_fn, state.hparams):  # what judges is another loss than what trains
+            outer_grads, direct, val_loss = outer_gradient(
+                outer_loss_fn, state.buffers, state.params, batch, state.hparams
+            )
+            steered, signal, ratio = tune(known, outer_grads, direct, outer_grads)
+            steered = remembered(steered, steered.mu_state.mu)
+            grads, dg, loss, buffers = differentiate(steered, batch)
+        else:
+            grads, dg, loss, buffers = differentiate(known, batch)
+            val_loss = loss
+            steered, signal, ratio = tune(known, grads, {}, grads)
+            steered = remembered(steered, steered.mu_state.mu)
+            dg = discounted(steered.mu_state.mu, dg)  # H is linear: mu may come after the product
+        candidate = move(steered, grads, dg)._replace(buffers=buffers)
         candidate, kept = within_bound(candidate)
         faulty, tainted = ~all_finite(loss, grads), ~all_finite(batch)
         mu = candidate.mu_state.mu
-        observed = Observed(loss, loss, signal, ratio, mu, kept, faulty, tainted)
-        return settle(state, candidate, observed, None, hyper_update)
+        observed = Observed(loss, val_loss, signal, ratio, mu, kept, faulty, tainted)
+        return settle(state, candidate, observed, None, rule)
 
     def step(state: TunerState, batch: Batch, val_batch: Batch = None) -> tuple[TunerState, Info]:
         if outer == "validation" and val_batch is None:
@@ -193,9 +231,20 @@ def marthe(
 
     def train(state: TunerState, batch: Batch) -> tuple[TunerState, Info]:
         with checked(state), torch.no_grad():
-            return trained(loss_fn, optimizer, hyper_update, state, batch)
+            return trained(loss_fn, optimizer, rule, state, batch)
 
     return Tuner(init, step, train)
+
+
+_GRADS_TOO_LATE = (
+    'with outer="next_batch" a hyperparameter of the loss moves before the training gradient is '
+    "taken, and this discount wants that gradient: take a constant mu, or validation"
+)
+
+
+def remembered(state: TunerState, share: Tensor) -> TunerState:
+    """``state`` with that share of Z and of its path: mu of them, or none after a plain step."""
+    return state._replace(z=discounted(share, state.z), path=share * state.path)
 
 
 def rtho(loss_fn: LossFn, optimizer: Optimizer, **kwargs: Any) -> Tuner:

@@ -32,49 +32,70 @@ def train(
     if begin is not None:
         params, buffers, opt_state = begin.params, begin.buffers, begin.opt_state
     params = {name: p.detach().clone().requires_grad_() for name, p in params.items()}
+    loss_fn, outer_loss_fn = losses_at(problem.loss_fn, hparams)
     for t, (batch, _) in enumerate(problem.batches):
         share = mu * (shares[t - 1] if shares and t else 1.0)
         params, opt_state = tree_map(
             lambda u, s=share: u.detach() + s * (u - u.detach()), (params, opt_state)
         )
-        loss, buffers = problem.loss_fn(params, buffers, batch)
+        loss, buffers = loss_fn(params, buffers, batch)
         grads = torch.autograd.grad(loss, list(params.values()), create_graph=True)
         updates, opt_state = optimizer.update(
             dict(zip(params, grads, strict=True)),
             opt_state,
             params,
-            {**optimizer.hparams, **hparams},
+            {**optimizer.hparams, **{n: hparams[n] for n in hparams if n in optimizer.hparams}},
         )
         params = {name: p + updates[name] for name, p in params.items()}
         buffers = tree_map(torch.Tensor.detach, buffers)
     judged = optimizer.judged(params, opt_state)
-    return problem.loss_fn(judged, buffers, problem.batches[-1][1])[0]
+    return outer_loss_fn(judged, buffers, problem.batches[-1][1])[0]
+
+
+def losses_at(loss_fn: Any, hparams: Any) -> tuple[Any, Any]:
+    """The training loss at hyperparameters of its own, and the outer loss, as a rule without."""
+    if not isinstance(loss_fn, atf.Loss):
+        return loss_fn, loss_fn
+    own = {n: hparams[n] for n in loss_fn.hparams if n in hparams}
+    own = {n: torch.stack(v) if isinstance(v, tuple) else v for n, v in own.items()}
+    values = {**loss_fn.hparams, **own}
+
+    def training(params: Any, buffers: Any, batch: Any) -> Any:
+        return loss_fn.fn(params, buffers, batch, values)
+
+    return training, loss_fn.plain or training
 
 
 def reverse_mode(
     problem: Problem,
     optimizer: atf.Optimizer,
-    hparams: dict[str, float],
+    hparams: dict[str, Any],
     mu: float = 1.0,
     begin: atf.TunerState | None = None,
     shares: Sequence[float] | None = None,
-) -> dict[str, torch.Tensor]:
+) -> dict[str, Any]:
     """The hypergradient by backpropagation through the whole run."""
-    eta = {k: torch.tensor(v, dtype=torch.float64, requires_grad=True) for k, v in hparams.items()}
+    eta = tree_map(lambda v: torch.tensor(v, dtype=torch.float64, requires_grad=True), hparams)
     loss = train(problem, optimizer, eta, mu, begin, shares)
-    return dict(zip(eta, torch.autograd.grad(loss, list(eta.values())), strict=True))
+    leaves, treedef = tree_flatten(eta)
+    return tree_unflatten(treedef, list(torch.autograd.grad(loss, leaves)))
 
 
 def central_difference(
-    problem: Problem, optimizer: atf.Optimizer, hparams: dict[str, float], name: str
+    problem: Problem, optimizer: atf.Optimizer, hparams: dict[str, Any], name: str, entry: int = 0
 ) -> float:
-    """The hypergradient by two runs a hair apart, so that no ReLU is caught between them."""
-    value = hparams[name]
-    delta = 1e-6 * max(min(value, 1 - value), 1e-2)
+    """The hypergradient by two runs a hair apart, so that no ReLU is caught between them.
+
+    ``entry`` of a vector.
+    """
+    values, treedef = tree_flatten(hparams[name])
+    delta = 1e-6 * max(min(values[entry], 1 - values[entry]), 1e-2)
     ends = []
     for sign in (1, -1):
-        moved = {k: torch.tensor(v, dtype=torch.float64) for k, v in hparams.items()}
-        moved[name] = moved[name] + sign * delta
+        moved = tree_map(lambda v: torch.tensor(v, dtype=torch.float64), hparams)
+        near = [v + sign * delta * (i == entry) for i, v in enumerate(values)]
+        near = [torch.tensor(v, dtype=torch.float64) for v in near]
+        moved[name] = tree_unflatten(treedef, near)
         ends.append(float(train(problem, optimizer, moved).detach()))
     return (ends[0] - ends[1]) / (2 * delta)
 

@@ -169,7 +169,7 @@ def test_errors_in_words():
     for make, values, words in (
         (lambda: atf.relative(), {"weight_decay": 0.0}, "weight_decay cannot move"),
         (lambda: atf.relative(), {"lr": 0.0}, "lr cannot move"),
-        (lambda: atf.relative(domains={"x": (-1, 1)}), {"x": -0.5}, "x cannot move"),
+        (lambda: atf.relative(domains={"x": (-1, 1)}), {"x": -1.0}, "x = -1 lies on the border"),
         (lambda: atf.relative(), {"momentum": 1.0}, "momentum = 1 lies outside"),
         (lambda: atf.relative(0.0), {"lr": 0.1}, "step and halving must be positive"),
         (lambda: atf.relative(decays=(0.9, 1.0)), {"lr": 0.1}, "decays must lie in"),

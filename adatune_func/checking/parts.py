@@ -1,6 +1,7 @@
 """The parts of a hypergradient, each beside central differences of that part alone.
 
-    product          H Z_k            beside  (g(w + ε Z_k) - g(w - ε Z_k)) / 2ε
+    product          H Z_k            beside  (g(w + ε Z_k) - g(w - ε Z_k)) / 2ε, and of what
+                                              stands in the loss along (Z_k, e_k)
     optimizer        A Z_k + B_k      beside  the same of Phi, along (H Z_k, Z_k, e_k)
     outer gradient   <∇E, Z_k>        beside  (E(w + ε Z_k) - E(w - ε Z_k)) / 2ε
     buffers          0                beside  dE/dη where buffers follow η, less where they are held
@@ -17,8 +18,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..curvature import Point, tuned_in
 from ..recursion import discounted, phi
-from ..trees import Params, PyTree, dot, norm, tree_leaves, tree_map, tree_names
+from ..trees import LossFn, Params, PyTree, dot, norm, tree_leaves, tree_map, tree_names
 from .run import End, Moment, Run, difference, gradient, outer, reach, seed, shifted
 
 
@@ -75,18 +77,31 @@ def along(
     return tree_map(lambda a, b: (a - b) / (2 * eps), ahead, behind), eps
 
 
+def at_point(run: Run, loss_fn: LossFn, k: int, params: Params, z: Params) -> tuple[Point, Point]:
+    """``(w, η)`` of a loss, and the direction ``(z, e_k)`` in which its k-th scalar moves it."""
+    unit = shifted(tree_map(torch.zeros_like, run.hparams), k, 1.0)
+    return Point(params, tuned_in(loss_fn, run.hparams)), Point(z, tuned_in(loss_fn, unit))
+
+
 def _product(run: Run, k: int, t: int, moment: Moment) -> PartCheck:
-    z, hz = column(moment.z.params, k), column(moment.hz, k)
-    if float(norm(z)) == 0:
-        return _check("product", t, hz, tree_map(torch.zeros_like, hz), 0.0)
-    slope, eps = along(run, lambda w: gradient(run, t, w, moment.buffers)[0], moment.u.params, z)
-    return _check("product", t, hz, slope, run.unit * float(norm(moment.grads)) / eps)
+    dg = column(moment.dg, k)
+    z = discounted(torch.tensor(run.mu), column(moment.z.params, k))
+    point, direction = at_point(run, run.loss_fn, k, moment.u.params, z)
+    if float(norm(direction)) == 0:
+        return _check("product", t, dg, tree_map(torch.zeros_like, dg), 0.0)
+
+    def gradient_at(there: Point) -> Params:
+        hparams = {**run.hparams, **there.hparams}
+        return gradient(run, t, there.params, moment.buffers, hparams)[0]
+
+    slope, eps = along(run, gradient_at, point, direction)
+    return _check("product", t, dg, slope, run.unit * float(norm(moment.grads)) / eps)
 
 
 def _update(run: Run, k: int, t: int, moment: Moment, made: PyTree) -> PartCheck:
     mu = torch.tensor(run.mu, dtype=torch.float64)
     primal, delta = (moment.grads, moment.u), reach(run, k)
-    tangent = discounted(mu, (column(moment.hz, k), column(moment.z, k)))
+    tangent = (column(moment.dg, k), discounted(mu, column(moment.z, k)))
 
     def moved(shift: float) -> PyTree:
         grads, u = tree_map(lambda x, d: x + shift * d, primal, tangent)
@@ -101,10 +116,15 @@ def _update(run: Run, k: int, t: int, moment: Moment, made: PyTree) -> PartCheck
 def _outer(run: Run, k: int, end: End) -> PartCheck:
     judged, count = run.optimizer.judged, len(run.batches)
     params, z = judged(*end.u), judged(*column(end.z, k))
-    if float(norm(z)) == 0:
+    point, direction = at_point(run, run.outer_loss_fn, k, params, z)
+    if float(norm(direction)) == 0:
         return PartCheck("outer gradient", 0.0, count)
-    slope, eps = along(run, lambda w: outer(run, w, end.buffers)[1], params, z)
-    h = dot(end.outer_grads, z)
+
+    def value_at(there: Point) -> Tensor:
+        return outer(run, there.params, end.buffers, {**run.hparams, **there.hparams})[2]
+
+    slope, eps = along(run, value_at, point, direction)
+    h = dot(Point(end.outer_grads, end.direct), direction)
     return _check("outer gradient", count, h, slope, run.unit * float(end.outer_loss.abs()) / eps)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..curvature import Gradient
+from ..curvature import Gradient, at_values
 from ..recursion import phi
 from ..trees import PyTree, is_a, tree_leaves, tree_map
 from .run import Run
@@ -69,7 +69,7 @@ def at_its_precision(run: Run) -> tuple[Run, str, list[str]]:
     (batch, val_batch), (u, buffers) = run.batches[0], (run.start, run.buffers)
 
     def step() -> None:
-        grads, _ = Gradient(run.loss_fn, buffers)(u.params, batch)
+        grads, _ = Gradient(at_values(run.loss_fn, run.hparams), buffers)(u.params, batch)
         phi(run.optimizer, grads, u, run.hparams)
 
     found: dict[torch.dtype, str] = {}

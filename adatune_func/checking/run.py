@@ -8,9 +8,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..curvature import Gradient, no_curvature
+from ..curvature import (
+    Gradient,
+    at_values,
+    no_curvature,
+    outer_gradient,
+    own_domains,
+    products_along,
+)
 from ..optimizers import Optimizer
-from ..recursion import Inner, advance, hypergradient, phi
+from ..recursion import Inner, advance, discounted, hypergradient, phi
 from ..rules import bounds
 from ..trees import (
     Batch,
@@ -65,7 +72,7 @@ class Moment(NamedTuple):
     z: Inner
     buffers: Buffers
     grads: Params
-    hz: Params
+    dg: Params  # along mu Z, and for what stands in the loss along (mu Z_k, e_k)
 
 
 class End(NamedTuple):
@@ -75,6 +82,7 @@ class End(NamedTuple):
     z: Inner
     buffers: Buffers
     outer_grads: Params
+    direct: HParams  # ∂E/∂η where the outer loss has hyperparameters itself
     outer_loss: Tensor
     hypergrads: list[Tensor]
 
@@ -88,16 +96,23 @@ def seed(number: int) -> None:
 def products(
     run: Run, t: int, params: Params, buffers: Buffers, z: Params
 ) -> tuple[Params, Params, Buffers]:
-    """``(g, Hz, buffers)`` of step t by the hvp under test."""
+    """``(g, dg, buffers)`` of step t by the hvp under test."""
     seed(t)
-    grads, hz, (_, buffers) = run.hvp(Gradient(run.loss_fn, buffers), params, run.batches[t][0], z)
-    return grads, hz, buffers
+    batch = run.batches[t][0]
+    grads, dg, (_, buffers) = products_along(
+        run.hvp, run.loss_fn, buffers, params, batch, z, run.hparams
+    )
+    return grads, dg, buffers
 
 
-def gradient(run: Run, t: int, params: Params, buffers: Buffers) -> tuple[Params, Buffers]:
+def gradient(
+    run: Run, t: int, params: Params, buffers: Buffers, hparams: HParams | None = None
+) -> tuple[Params, Buffers]:
     """The gradient of step t as the hvp takes it, its random numbers the same."""
+    seed(t)
+    grad_fn = Gradient(at_values(run.loss_fn, hparams or run.hparams), buffers)
     still = columns.zeros(params, 1)
-    grads, _, buffers = products(run._replace(hvp=run.gradients), t, params, buffers, still)
+    grads, _, (_, buffers) = run.gradients(grad_fn, params, run.batches[t][0], still)
     return grads, buffers
 
 
@@ -115,14 +130,17 @@ def with_cheap_gradients(run: Run) -> Run:
 def loss(run: Run, t: int, params: Params, buffers: Buffers) -> Tensor:
     """The training loss of step t, its random numbers those of the gradient."""
     seed(t)
-    return Gradient(run.loss_fn, buffers)(params, run.batches[t][0])[1][0]
+    loss_fn = at_values(run.loss_fn, run.hparams)
+    return Gradient(loss_fn, buffers)(params, run.batches[t][0])[1][0]
 
 
-def outer(run: Run, params: Params, buffers: Buffers) -> tuple[Params, Tensor]:
-    """``(∇E, E)`` at the end of the run."""
+def outer(
+    run: Run, params: Params, buffers: Buffers, hparams: HParams | None = None
+) -> tuple[Params, HParams, Tensor]:
+    """``(∇E, ∂E/∂η, E)`` at the end of the run."""
     seed(len(run.batches))
-    grads, (value, _) = Gradient(run.outer_loss_fn, buffers)(params, run.batches[-1][1])
-    return grads, value
+    val_batch = run.batches[-1][1]
+    return outer_gradient(run.outer_loss_fn, buffers, params, val_batch, hparams or run.hparams)
 
 
 def trace(run: Run) -> tuple[list[Moment], End]:
@@ -131,14 +149,15 @@ def trace(run: Run) -> tuple[list[Moment], End]:
     z = columns.zeros(u, len(tree_leaves(run.hparams)))
     mu = torch.tensor(run.mu, dtype=torch.float64)
     for t in range(len(run.batches)):
-        grads, hz, moved = products(run, t, u.params, buffers, z.params)
-        moments.append(Moment(u, z, buffers, grads, hz))
+        known = discounted(mu, z)
+        grads, dg, moved = products(run, t, u.params, buffers, known.params)
+        moments.append(Moment(u, z, buffers, grads, dg))
         buffers = moved
-        u, z = advance(run.optimizer, grads, hz, u, z, run.hparams, mu)
+        u, z = advance(run.optimizer, grads, dg, u, known, run.hparams)
     judged = run.optimizer.judged
-    outer_grads, value = outer(run, judged(*u), buffers)
-    signal = hypergradient(outer_grads, judged(*z), run.hparams)
-    return moments, End(u, z, buffers, outer_grads, value, tree_leaves(signal.hypergrads))
+    outer_grads, direct, value = outer(run, judged(*u), buffers)
+    signal = hypergradient(outer_grads, judged(*z), run.hparams, direct)
+    return moments, End(u, z, buffers, outer_grads, direct, value, tree_leaves(signal.hypergrads))
 
 
 def trained(
@@ -150,9 +169,11 @@ def trained(
     """
     u, buffers = run.start, run.buffers
     for t in range(len(run.batches)):
-        grads, buffers = gradient(run, t, u.params, held[t] if held else buffers)
-        u = phi(run.optimizer, grads, u, hparams_at(t))
-    value = outer(run, run.optimizer.judged(*u), held[-1] if held else buffers)[1]
+        hparams = hparams_at(t)
+        grads, buffers = gradient(run, t, u.params, held[t] if held else buffers, hparams)
+        u = phi(run.optimizer, grads, u, hparams)
+    last = hparams_at(len(run.batches) - 1)
+    value = outer(run, run.optimizer.judged(*u), held[-1] if held else buffers, last)[2]
     return u.params, value
 
 
@@ -190,6 +211,7 @@ def reach(run: Run, k: int) -> float:
 
     beta2 acts by 1 - beta2.
     """
-    low, high = (tree_leaves(bound)[k] for bound in bounds(run.hparams))
+    ends = bounds(run.hparams, own_domains(run.loss_fn))
+    low, high = (tree_leaves(bound)[k] for bound in ends)
     eta = float(tree_leaves(run.hparams)[k])
-    return run.step * min(eta - low, high - eta) or 1e-6
+    return run.step * min(eta - low, high - eta, 1 + abs(eta)) or 1e-6

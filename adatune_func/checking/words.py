@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..curvature import forward_over_reverse, reverse_over_reverse
+from ..curvature import forward_over_reverse, own_hparams, reverse_over_reverse
 from .hessian import evidence
 from .parts import PartCheck
 from .run import Moment, Run
@@ -38,6 +38,12 @@ def _product(run: Run, k: int, name: str, check: PartCheck, moments: Sequence[Mo
     )
     if check.relative_error == torch.inf:
         return f"{head}: a sqrt, norm, power or division at 0 in the loss; {_INSTEAD}"
+    if name.partition(".")[0] in own_hparams(run.loss_fn):
+        return (
+            f"{head} and along {name} itself: a number made of it by float(), .item() or detach "
+            "has no derivative, so keep it a tensor; or the loss has a kink there, or this hvp "
+            "approximates"
+        )
     seen, limit = evidence(run, k, check.step, moments[check.step]), tolerance(run)
     why = [f"the gradient is no slope of the loss ({seen.slope:.0e} off)"] * (seen.slope > limit)
     if seen.asymmetry > limit:

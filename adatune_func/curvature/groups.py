@@ -18,8 +18,10 @@ from ..trees import (
     is_a,
     owners_by_prefix,
     tree_leaves,
+    tree_map,
     tree_paths,
 )
+from .point import Point
 
 
 def shared_product(hvp: Hvp, hparams: HParams) -> Hvp:
@@ -34,7 +36,9 @@ def shared_product(hvp: Hvp, hparams: HParams) -> Hvp:
     s is the exact tangent of moving all groups at once: the hypergradients of a hyperparameter sum
     to the exact one of the scalar in its place, only their division among groups is approximate.
     Dropping the blocks between groups altogether, ``P_k H Z_k``, costs K products and is worse
-    (``benchmarks/studies/many_groups.py``). Z keeps K columns: time is saved, memory is not.
+    (``benchmarks/studies/many_groups.py``). Z keeps K columns: time is saved, memory is not. What
+    is no dict by prefix has a product of its own, and so has each number of a loss, which acts on
+    all parameters.
 
     Args:
         hvp: what makes the products.
@@ -43,8 +47,8 @@ def shared_product(hvp: Hvp, hparams: HParams) -> Hvp:
     Raises:
         ValueError: at the first step, when the columns are not those of ``hparams``.
     """
+    hparams = {n: tuple(v) if is_a(v, Tensor) and v.ndim else v for n, v in hparams.items()}
     paths = tree_paths(hparams)
-    columns = [[k for k, path in enumerate(paths) if path[0] == name] for name in hparams]
 
     def products(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
         count = tree_leaves(v)[0].shape[0]
@@ -53,27 +57,37 @@ def shared_product(hvp: Hvp, hparams: HParams) -> Hvp:
                 f"shared_product was built for {len(paths)} columns and got {count}; give it the "
                 "hparams that init takes"
             )
-        kept = _columns_kept(params, hparams, paths)
-        sewn = {name: torch.stack([v[name][ks].sum(0) for ks in columns]) for name in v}
+        of_loss = params.hparams if isinstance(params, Point) else {}
+        shared = [n for n, value in hparams.items() if is_a(value, Mapping) and n not in of_loss]
+        together = [[k for k, path in enumerate(paths) if path[0] == name] for name in shared]
+        alone = [[k] for k, path in enumerate(paths) if path[0] not in shared]
+        sewn = tree_map(lambda z: torch.stack([z[ks].sum(0) for ks in (*together, *alone)]), v)
         grads, hs, aux = hvp(grad_fn, params, batch, sewn)
-        dealt: dict[str, Tensor] = {}
-        for name in v:
-            zero = torch.zeros_like(hs[name][0])
-            row = dict(zip(kept[name], hs[name], strict=True))
-            dealt[name] = torch.stack([row.get(k, zero) for k in range(count)])
-        return grads, dealt, aux
+        rows = {k: len(together) + i for i, (k,) in enumerate(alone)}
+        if not isinstance(hs, Point):
+            return grads, _dealt(hs, hparams, shared, paths, rows), aux
+        dealt = _dealt(hs.params, hparams, shared, paths, rows)
+        return grads, Point(dealt, tree_map(torch.zeros_like, v.hparams)), aux
 
     return products
 
 
-def _columns_kept(
-    params: Params, hparams: HParams, paths: list[tuple[Any, ...]]
-) -> dict[str, list[int]]:
-    """By parameter, the columns that live on it: one a hyperparameter."""
-    kept: dict[str, list[int]] = {name: [] for name in params}
-    for hparam, value in hparams.items():
-        nested = is_a(value, Mapping)
-        owners = owners_by_prefix(params, hparam, value) if nested else dict.fromkeys(params)
-        for name, prefix in owners.items():
-            kept[name].append(paths.index((hparam, prefix) if nested else (hparam,)))
-    return kept
+def _dealt(
+    hs: Params,
+    hparams: HParams,
+    shared: list[str],
+    paths: list[tuple[Any, ...]],
+    alone: dict[int, int],
+) -> dict[str, Tensor]:
+    """Row i of ``hs``, of the i-th shared hyperparameter, goes where its prefix owns the parameter.
+
+    A column by itself takes its row, ``alone[k]``, on all parameters.
+    """
+    owners = [owners_by_prefix(hs, name, hparams[name]) for name in shared]
+    dealt: dict[str, Tensor] = {}
+    for name, rows in hs.items():
+        of_name = [(h, owner[name]) for h, owner in zip(shared, owners, strict=True)]
+        row = {paths.index(path): i for i, path in enumerate(of_name)} | alone
+        zero = torch.zeros_like(rows[0])
+        dealt[name] = torch.stack([rows[row[k]] if k in row else zero for k in range(len(paths))])
+    return dealt

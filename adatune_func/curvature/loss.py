@@ -22,15 +22,18 @@ class ModelLoss(NamedTuple):
 
     Attributes:
         model_fn: ``model_fn(params, buffers, batch) -> (output, buffers)``.
-        criterion: ``criterion(output, batch) -> loss``, 0-d.
+        criterion: ``criterion(output, batch) -> loss``, 0-d; as ``fn`` of a :class:`Loss`,
+            ``criterion(output, batch, hparams)``.
     """
 
     model_fn: Callable[[Params, Buffers, Batch], tuple[Any, Buffers]]
-    criterion: Callable[[Any, Batch], Tensor]
+    criterion: Callable[..., Tensor]
 
-    def __call__(self, params: Params, buffers: Buffers, batch: Batch) -> tuple[Tensor, Buffers]:
+    def __call__(
+        self, params: Params, buffers: Buffers, batch: Batch, *hparams: dict[str, Any]
+    ) -> tuple[Tensor, Buffers]:
         output, buffers = self.model_fn(params, buffers, batch)
-        return self.criterion(output, batch), buffers
+        return self.criterion(output, batch, *hparams), buffers
 
 
 class Gradient(NamedTuple):

@@ -13,6 +13,7 @@ import torch
 from ..trees import Batch, GradFn, Params, Products, first, jvp, over_columns, tree_map, vjp
 from .explained import in_words
 from .kernels import derivable
+from .point import Point
 
 
 @in_words("forward-mode derivatives", other="reverse_over_reverse")
@@ -46,6 +47,27 @@ exact = forward_over_reverse
 
 
 def no_curvature(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
-    """``Hv = 0``: what HD does, and the yardstick for anything that costs more."""
+    """``Hv = 0``: what HD does, and the yardstick for anything that costs more.
+
+    Of a :class:`Loss` that is tuned the mixed term stays, ``∂²L/∂w∂η``, for one more pass backward
+    a column: it is no curvature, and h would be 0 without it.
+    """
+    if isinstance(params, Point):
+        return _mixed(grad_fn, params, batch, v)
     grads, aux = grad_fn(params, batch)
     return grads, tree_map(torch.zeros_like, v), aux
+
+
+@in_words("forward-mode derivatives", other="reverse_over_reverse")
+def _mixed(grad_fn: GradFn, point: Point, batch: Batch, v: Params) -> Products:
+    def along(column: Params) -> Any:
+        return jvp(
+            lambda eta: grad_fn(point._replace(hparams=eta), batch),
+            (point.hparams,),
+            (column,),
+            has_aux=True,
+        )
+
+    with derivable():
+        grads, products, aux = over_columns(along, v.hparams)
+    return first(grads), products, first(aux)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..trees import Batch, GradFn, Hvp, Params, Products, check_bound, tree_leaves, tree_map
+from .point import Point
 
 
 def on_fraction(hvp: Hvp, fraction: float) -> Hvp:
@@ -88,6 +89,9 @@ def scale_products(hvp: Hvp, factor: float) -> Hvp:
     """
 
     def scaled(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
+        if isinstance(v, Point):  # curvature is scaled, the mixed term is none: (factor Z, e)
+            v = v._replace(params=tree_map(lambda leaf: factor * leaf, v.params))
+            return hvp(grad_fn, params, batch, v)
         grads, products, aux = hvp(grad_fn, params, batch, v)
         return grads, tree_map(lambda leaf: factor * leaf, products), aux
 
@@ -96,6 +100,8 @@ def scale_products(hvp: Hvp, factor: float) -> Hvp:
 
 def clip_products(hvp: Hvp, c: float) -> Hvp:
     """Clip each entry of ``Hv`` to ``[-c, c]``: an outlier's blow to Z is bounded.
+
+    A mixed term of a :class:`Loss` is part of the product here and clipped with it.
 
     Raises:
         ValueError: unless c > 0.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from ..trees import Batch, Buffers, LossFn
 from .calls import Call, call_of, keywords_of, whole_call_of
+from .hparams import with_hparams
 from .losses import forward_of, loss_of_both, loss_with_params, model_loss, own_loss
 from .parts import Part, part_of
 from .reached import HELD, first_call_watched, holder_of
@@ -25,7 +26,12 @@ class Functional(NamedTuple):
 
 
 def functionalize(
-    module: nn.Module, criterion: Callable[..., Tensor] | None, train: bool | None = None
+    module: nn.Module,
+    criterion: Callable[..., Tensor] | None,
+    train: bool | None = None,
+    *,
+    hparams: Mapping[str, Any] | None = None,
+    domains: Mapping[str, tuple[float, float]] | None = None,
 ) -> Functional:
     """Return ``(loss_fn, params, buffers)`` with ``loss_fn = criterion(module(*inputs), target)``.
 
@@ -53,6 +59,12 @@ def functionalize(
         train: the mode in which the copy is fixed; ``None`` keeps that of each submodule. ``False``
             gives an eval-mode loss, for instance as ``val_loss_fn`` (not exact with BatchNorm: the
             path through the running statistics is left out).
+        hparams: hyperparameters of the loss, name to value, given to the criterion by keyword
+            (without a criterion, to the module). ``loss_fn`` is a :class:`Loss` then, whose tuner
+            may tune them, and its ``plain``, the loss that judges, is the criterion without these
+            keywords: give each its neutral value as default, ``def criterion(output, target,
+            smoothing=0.0)``. Without a default whoever tunes it says by what to judge.
+        domains: name to (low, high), where a tuned one stays; see :class:`Loss`.
 
     Raises:
         TypeError, ValueError: for a module that cannot be made pure, in words, and for a criterion
@@ -66,9 +78,20 @@ def functionalize(
             "running statistics: call model.train() first, or say so by train=False",
             stacklevel=2,
         )
+    bare, parts = _bare(module, criterion, train, model)
+    if hparams is None:
+        return _functional(bare, *parts)
+    taker = module if criterion is None else criterion
+    return _functional(with_hparams(bare, taker, hparams, domains), *parts)
+
+
+def _bare(
+    module: nn.Module, criterion: Callable[..., Tensor] | None, train: bool | None, model: Part
+) -> tuple[LossFn, list[Part]]:
+    """The loss without hyperparameters, and the parts whose tensors it takes."""
     if criterion is None:
         forward = forward_of([model], whole_call_of, module)
-        return _functional(own_loss(forward), model)
+        return own_loss(forward), [model]
     if (holder := holder_of(criterion, module)) is not None:
         raise ValueError(HELD.format(what=f"the criterion holds the module (as {holder})"))
     keywords = keywords_of(model.module)
@@ -79,11 +102,11 @@ def functionalize(
     if not isinstance(criterion, nn.Module) or _is_constant(criterion):
         forward = forward_of([model], read, module)
         judge = first_call_watched(criterion, module)
-        return _functional(model_loss(forward, judge, read), model)
+        return model_loss(forward, judge, read), [model]
     own = _criterion_part(criterion, train, model)
     forward = forward_of([model, own], read, module)
     loss_fn = loss_of_both(forward, own) if own.buffers else loss_with_params(forward, own, read)
-    return _functional(loss_fn, model, own)
+    return loss_fn, [model, own]
 
 
 def _functional(loss_fn: LossFn, *parts: Part) -> Functional:

@@ -37,11 +37,11 @@ def first_call_watched(fn: Callable[..., Any], module: nn.Module) -> Callable[..
     params = {id(p): weakref.ref(p) for p in module.parameters()}
     seen: list[bool] = []
 
-    def watched(*args: Any) -> Any:
+    def watched(*args: Any, **kwargs: Any) -> Any:
         if is_compiling() or seen:
-            return fn(*args)
+            return fn(*args, **kwargs)
         with Watch(params, words):
-            result = fn(*args)
+            result = fn(*args, **kwargs)
         seen.append(True)
         return result
 

@@ -10,24 +10,49 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..trees import HParams, Params, is_a, scalar_like, tree_leaves, tree_map, type_name
+from ..trees import HParams, Params, is_a, scalar_like, tree_leaves, tree_map, tree_paths, type_name
 from .optimizer import Optimizer
 
 
-def checked_hparams(hparams: HParams, optimizer: Optimizer, params: Params) -> HParams:
-    """``hparams`` as 0-d tensors: names known to the optimizer, values scalar."""
-    if not is_a(hparams, Mapping):
-        raise TypeError(f"hparams must be a dict such as {{'lr': 0.1}}, got {type_name(hparams)}")
-    for name in hparams:
-        if name not in optimizer.hparams:
-            known = ", ".join(optimizer.hparams)
-            raise ValueError(f"{_name(optimizer)} has no hyperparameter {name!r}; it has {known}")
-    checked = {name: _scalars(name, value, params) for name, value in hparams.items()}
+def checked_hparams(
+    hparams: HParams, optimizer: Optimizer, params: Params, of_loss: Mapping[str, Any] | None = None
+) -> HParams:
+    """``hparams`` as 0-d tensors: names known to the optimizer, values scalar.
+
+    ``of_loss``: the names and values of the loss's own; of these a vector is a tuple of scalars.
+    """
+    of_loss = of_loss or {}
+    _check_names(hparams, optimizer, of_loss)
+    checked = {
+        name: checked_of_loss(name, value, of_loss[name], params)
+        if name in of_loss
+        else _scalars(name, value, params)
+        for name, value in hparams.items()
+    }
     fixed = {name: _scalars(name, v, params) for name, v in optimizer.hparams.items()}
     _check_range({**fixed, **checked})
-    _check_prefixes(checked, optimizer, params)
-    _check_eps({**optimizer.hparams, **checked}, params)
+    own = {name: value for name, value in checked.items() if name not in of_loss}
+    _check_prefixes(own, optimizer, params)
+    _check_eps({**optimizer.hparams, **own}, params)
     return checked
+
+
+def _check_names(hparams: HParams, optimizer: Optimizer, of_loss: Mapping[str, Any]) -> None:
+    if not is_a(hparams, Mapping):
+        raise TypeError(f"hparams must be a dict such as {{'lr': 0.1}}, got {type_name(hparams)}")
+    both = sorted(set(optimizer.hparams) & set(of_loss))
+    if both:
+        raise ValueError(
+            f"{', '.join(both)} is a hyperparameter of {_name(optimizer)} and of the loss: give "
+            "the loss's another name"
+        )
+    for name in hparams:
+        if name not in optimizer.hparams and name not in of_loss:
+            known = ", ".join(optimizer.hparams)
+            loss = f"; the loss has {', '.join(of_loss)}" if of_loss else ""
+            raise ValueError(
+                f"{_name(optimizer)} has no hyperparameter {name!r}; it has {known}{loss}"
+            )
 
 
 def _check_eps(hparams: HParams, params: Params) -> None:
@@ -68,6 +93,29 @@ def _check_prefixes(hparams: HParams, optimizer: Optimizer, params: Params) -> N
             f"{_name(optimizer)} takes one number for {dicts[0]}, not a dict by name prefix; wrap "
             f"it in by_prefix({_name(optimizer)}(...)) (Python: {error})"
         ) from error
+
+
+def checked_of_loss(name: str, value: Any, own: Any, params: Params) -> Any:
+    """A loss's hyperparameter as 0-d tensors, in a tuple where it is a vector, as ``own`` is."""
+    made, wanted = _entries(name, value, params), _entries(name, own, params)
+    if tree_paths(made) != tree_paths(wanted):
+        ours, theirs = (_described(entries) for entries in (made, wanted))
+        raise ValueError(f"{name} is {ours} here, and in the loss {theirs}")
+    return made
+
+
+def _entries(name: str, value: Any, params: Params) -> Any:
+    if is_a(value, Tensor | np.ndarray) and value.ndim == 1:
+        value = list(value)
+    if is_a(value, tuple | list):
+        return tuple(_scalars(f"{name}[{i}]", v, params) for i, v in enumerate(value))
+    return _scalars(name, value, params)
+
+
+def _described(entries: Any) -> str:
+    if is_a(entries, Mapping):
+        return f"a dict of {', '.join(map(str, entries))}"
+    return f"a vector of {len(entries)}" if is_a(entries, tuple) else "a number"
 
 
 def _scalars(name: str, value: Any, params: Params) -> Any:

@@ -8,7 +8,7 @@ comes from, ``bound`` how long a tangent may get, ``snr`` signal to noise.
 from . import bound, discount, hyper_update, snr
 from .bound import Bound, begin_again, cut
 from .discount import Discount, adaptive, constant, lagged
-from .hyper_update import DOMAINS, AdditiveState, HyperUpdate, additive, bounds
+from .hyper_update import DOMAINS, AdditiveState, HyperUpdate, additive, bounds, within
 from .relative_rule import relative
 from .snr import SnrState
 
@@ -31,4 +31,5 @@ __all__ = [
     "lagged",
     "relative",
     "snr",
+    "within",
 ]

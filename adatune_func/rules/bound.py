@@ -15,8 +15,8 @@ so kappa = 1 is exact where lr stands still and no A expands: gradient descent o
 lr below 2 / λ_max. Elsewhere it is a rule of thumb. With momentum A expands for a while even where
 training converges. While lr moves, B_s counts in the size with today's lr and in L with that of its
 step: the bound is tighter while lr grows, looser while it falls. And for momentum, betas, weight
-decay or eps B is not the step but, as a rule, shorter. With an average of the weights, too, size
-and path are those of w, since the average acts on nothing.
+decay, eps or what stands in the loss B is not the step but, as a rule, shorter. With an average of
+the weights, too, size and path are those of w, since the average acts on nothing.
 
 What to do with a column that is too long is a :data:`Bound`, ``bound(size, path) -> share``, the
 share of it that goes on: a mu of that step, derived instead of guessed. Every column has its own.
@@ -25,14 +25,14 @@ share of it that goes on: a mu of that step, derived instead of guessed. Every c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from ..trees import HParams, Params, columns, norm, tree_leaves, tree_map
-from .coordinates import mapped, slope
+from .coordinates import Domain, lines_of, mapped, slope
 
 #: ``bound(size, path) -> share``: shape (K,) each, sizes and paths from 0 up, shares in [0, 1].
 Bound: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -80,12 +80,12 @@ def begin_again(kappa: float = 1.5) -> Bound:
     return bound
 
 
-def path_of(path: Tensor, mu: Tensor, before: Params, after: Params) -> Tensor:
-    """``L ← mu L + ‖w_{t+1} - w_t‖``, shape (K,)."""
-    return mu * path + norm(tree_map(torch.sub, after, before))
+def length(before: Params, after: Params) -> Tensor:
+    """``‖w_{t+1} - w_t‖``, what a step adds to the path, 0-d."""
+    return norm(tree_map(torch.sub, after, before))
 
 
-def sizes(tangent: Params, hparams: HParams) -> Tensor:
+def sizes(tangent: Params, hparams: HParams, domains: Mapping[str, Domain]) -> Tensor:
     """``|dη_k/dx_k| · ‖Z_k‖`` of the K columns of ``tangent``, shape (K,)."""
-    slopes = torch.stack(tree_leaves(mapped(slope, hparams)))
+    slopes = torch.stack(tree_leaves(mapped(slope, lines_of(hparams, domains), hparams)))
     return slopes.abs() * torch.sqrt(columns.squares(tangent))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..trees import HParams, Signal, tree_leaves, tree_map
+from ..trees import HParams, Signal, is_a, tree_leaves, tree_map
 
 #: Where each hyperparameter may live, both ends included; other names are positive.
 DOMAINS: dict[str, tuple[float, float]] = {
@@ -24,6 +24,7 @@ DOMAINS: dict[str, tuple[float, float]] = {
     "momentum": (0.0, 1 - 1e-6),
     "beta1": (0.0, 1 - 1e-6),
     "beta2": (0.0, 1 - 1e-6),
+    "label_smoothing": (0.0, 1.0),
 }
 POSITIVE = (1e-12, float("inf"))
 
@@ -33,13 +34,32 @@ class HyperUpdate(NamedTuple):
 
     ``longest`` is the longest step of training, relative to 1 + ‖w‖, with which the rule can work;
     where lr is tuned a longer one is a null step that lowers lr, and nothing lowers it below
-    ``lowest``.
+    ``lowest``. ``domains`` are name to (low, high) of all that it knows, and ``within(domains)`` is
+    the rule that knows a loss's as well; ``None`` where it can be told none.
     """
 
     init: Callable[[HParams], Any]
     update: Callable[[Signal, Any, HParams], tuple[HParams, Any]]
     longest: float = math.inf
     lowest: float = 0.0
+    domains: Mapping[str, tuple[float, float]] = DOMAINS
+    within: Callable[[Mapping[str, tuple[float, float]]], HyperUpdate] | None = None
+
+
+def within(rule: HyperUpdate, domains: Mapping[str, tuple[float, float]]) -> HyperUpdate:
+    """``rule`` for hyperparameters of a loss that says where they may live.
+
+    Raises:
+        ValueError: for a rule of one's own that cannot be told.
+    """
+    if not domains or not is_a(rule, HyperUpdate):  # init says that it is none
+        return rule
+    if rule.within is None:
+        raise ValueError(
+            f"the loss keeps {', '.join(domains)} in a domain, which this rule is not told: give "
+            "it HyperUpdate(..., within=lambda domains: ...), or leave out the loss's domains"
+        )
+    return rule.within(domains)
 
 
 class AdditiveState(NamedTuple):
@@ -96,7 +116,16 @@ def additive(
         )
         return moved, AdditiveState(beta, state.alpha)
 
-    return HyperUpdate(init, update, lowest=lowest_lr(domains))
+    def told(others: Mapping[str, tuple[float, float]]) -> HyperUpdate:
+        return additive(hyper_lr, alpha, {**others, **(domains or {})})
+
+    return HyperUpdate(
+        init,
+        update,
+        lowest=lowest_lr(domains),
+        domains={**DOMAINS, **(domains or {})},
+        within=told,
+    )
 
 
 def _descend(eta: Tensor, h: Tensor, beta: Tensor, low: float, high: float) -> Tensor:

@@ -1,7 +1,7 @@
 """A rule with nothing to set: hyperparameters move by bounded steps in their natural coordinates.
 
-Each hyperparameter η moves on its line x, log η or log(1 - η) (:mod:`.coordinates`), by a step
-whose size depends neither on the scale of the loss nor on that of η:
+Each hyperparameter η moves on its line x, log η for most (:mod:`.coordinates`), by a step whose
+size depends neither on the scale of the loss nor on that of η:
 
     d ← h · dη/dx                                         dE/dx, clipped to ± OUTLIER · r̂
     m ← decay_m·m + (1 - decay_m)·d
@@ -24,15 +24,12 @@ import torch
 from torch import Tensor
 
 from ..trees import HParams, Signal, tree_leaves, tree_map
-from .coordinates import NEAR_ONE, mapped, shifted, slope
-from .hyper_update import HyperUpdate, bounds, check_domains, keep_finite, lowest_lr
+from .coordinates import LOWEST, NEAR_ONE, Line, lines_of, mapped, slope
+from .hyper_update import DOMAINS, HyperUpdate, check_domains, keep_finite, lowest_lr
 
 #: The step of what moves on log(1 - η), relative to that of the others (``benchmarks/LOG.md``,
 #: "More than lr").
 SLOWER = 0.1
-
-#: No positive hyperparameter leaves this range: far enough for any start, and still normal floats.
-LOWEST, HIGHEST = 1e-12, 1e6
 
 #: One wild hypergradient counts as at most this many ordinary ones: r must not freeze the rule.
 OUTLIER = 10.0
@@ -74,9 +71,11 @@ def relative(
             log η, a step, halving or longest that is not positive, or a decay outside [0, 1).
     """
 
+    known = {**DOMAINS, **(domains or {})}
+
     def init(hparams: HParams) -> RelativeState:
         check_domains(hparams, domains)
-        _check_positive(hparams)
+        _check_can_move(hparams, lines_of(hparams, known))
         if not 0 < step < float("inf") or not halving > 0:
             raise ValueError(f"step and halving must be positive, got {step} and {halving}")
         if not longest > 0:
@@ -90,8 +89,8 @@ def relative(
     def update(
         signal: Signal, state: RelativeState, hparams: HParams
     ) -> tuple[HParams, RelativeState]:
-        low, high = bounds(hparams, domains)
-        raw = mapped(_slope_of_loss, signal.hypergrads, hparams)
+        lines = lines_of(hparams, known)
+        raw = mapped(_slope_of_loss, lines, signal.hypergrads, hparams)
         seen = tree_map(lambda d: d.isfinite() & (d != 0), raw)
         usual = tree_map(lambda r, n: _unbiased(r, state.decay_r, n, 0.5), state.r, state.seen)
         d = tree_map(_clipped, raw, seen, usual, state.seen)
@@ -108,14 +107,19 @@ def relative(
         count = tree_map(lambda n, s: n + s, state.seen, seen)
         moved = state._replace(m=m, r=r, seen=count)
         delta = tree_map(lambda *leaf: _delta(moved, *leaf), m, r, count, seen)
-        return mapped(_moved, hparams, delta, low, high), moved
+        sizes = {n: SLOWER if n in NEAR_ONE else 1.0 for n in hparams}
+        delta = {n: tree_map(lambda d, s=sizes[n]: s * d, delta[n]) for n in hparams}
+        return mapped(_moved, lines, hparams, delta), moved
 
-    return HyperUpdate(init, update, longest, max(lowest_lr(domains), LOWEST))
+    def within(others: Mapping[str, tuple[float, float]]) -> HyperUpdate:
+        return relative(step, halving, decays, longest, {**others, **(domains or {})})
+
+    return HyperUpdate(init, update, longest, max(lowest_lr(domains), LOWEST), known, within)
 
 
-def _slope_of_loss(name: str, h: Tensor, eta: Tensor) -> Tensor:
+def _slope_of_loss(line: Line, h: Tensor, eta: Tensor) -> Tensor:
     """``dE/dx = h · dη/dx``."""
-    return h * slope(name, eta)
+    return h * slope(line, eta)
 
 
 def _clipped(d: Tensor, seen: Tensor, usual: Tensor, count: Tensor) -> Tensor:
@@ -137,21 +141,27 @@ def _delta(state: RelativeState, m: Tensor, r: Tensor, count: Tensor, seen: Tens
     return torch.where(moves, step * ratio.clamp(-1.0, 1.0), 0.0)
 
 
-def _moved(name: str, eta: Tensor, delta: Tensor, low: float, high: float) -> Tensor:
+def _moved(line: Line, eta: Tensor, delta: Tensor) -> Tensor:
     """η after ``x ← x - delta``."""
-    if name in NEAR_ONE:
-        new = shifted(name, eta, SLOWER * delta)
-    else:
-        new = shifted(name, eta, delta)
-        low, high = max(low, LOWEST), min(high, HIGHEST)
+    new = line.shifted(eta, delta).clamp(*line.ends)
     # A step of 0 leaves η as it is, even where clamp would round it or it started outside.
-    return torch.where(delta == 0, eta, keep_finite(new.clamp(low, high), eta))
+    return torch.where(delta == 0, eta, keep_finite(new, eta))
 
 
-def _check_positive(hparams: HParams) -> None:
+def _check_can_move(hparams: HParams, lines: Mapping[str, Line]) -> None:
+    """Raise ValueError at a border of the line, where the slope is 0: η would stay there."""
     for name, value in hparams.items():
-        if name not in NEAR_ONE and any(float(eta) <= 0 for eta in tree_leaves(value)):
+        borders, (low, high) = lines[name].borders, lines[name].ends
+        for eta in map(float, tree_leaves(value)):
+            if eta not in borders:
+                continue
+            if len(borders) == 1:
+                raise ValueError(
+                    f"{name} cannot move on a logarithmic scale from 0: start it at a small "
+                    "positive number such as 1e-6, or leave it out of hparams"
+                )
+            inside = 0.99 * eta + 0.01 * (low + high - eta)
             raise ValueError(
-                f"{name} cannot move on a logarithmic scale from 0 or below: start it at a small "
-                "positive number such as 1e-6, or leave it out of hparams"
+                f"{name} = {eta:g} lies on the border of [{borders[0]:g}, {borders[1]:g}], where "
+                f"it cannot move: start it at {inside:.2g}, or leave it out of hparams"
             )
