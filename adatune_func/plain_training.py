@@ -55,7 +55,7 @@ def trained(
     observed = Observed(
         loss=loss,
         val_loss=loss,
-        signal=Signal(zeros, zeros),
+        signal=Signal(zeros, zeros, zeros, ones),
         snr=zeros,
         mu=torch.zeros_like(loss),
         kept=ones,

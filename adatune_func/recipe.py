@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from . import schedules, shapes
 from .functional import averages, recalibrate
 from .optimizers import Optimizer, averaged, scheduled
-from .rules import begin_again
+from .rules import begin_again, relative
 from .state import Tuner, TunerState
 from .trees import Batch, LossFn
 from .tuner import marthe
@@ -74,7 +74,7 @@ def recipe(
     >>> print(f"{float(run.model(state).params['w']):.3f}")
     0.100
     """
-    defaults: dict[str, Any] = {"bound": begin_again()}
+    defaults: dict[str, Any] = {"bound": begin_again(), "hyper_update": relative(halving=200.0)}
     shape = schedules.constant(1.0) if steps is None else shapes.cooldown(steps)
     tuner = marthe(loss_fn, averaged(scheduled(optimizer, shape)), **defaults | options)
 

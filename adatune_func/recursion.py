@@ -96,4 +96,5 @@ def hypergradient(
     hypergrads = columns.unstack(h, hparams)
     for name, slope in (direct or {}).items():
         hypergrads[name] = tree_map(torch.add, hypergrads[name], slope)
-    return Signal(hypergrads, columns.unstack(cosine, hparams))
+    ones = tree_map(torch.ones_like, hypergrads)
+    return Signal(hypergrads, columns.unstack(cosine, hparams), here=hypergrads, trust=ones)

@@ -24,7 +24,7 @@ from .curvature import own_hparams
 from .guard import GuardState
 from .optimizers import Optimizer, checked_hparams
 from .recursion import Inner
-from .rules import HyperUpdate, SnrState, snr
+from .rules import HyperUpdate, SnrState, Trail, snr
 from .trees import (
     Batch,
     Buffers,
@@ -62,7 +62,7 @@ class TunerState(NamedTuple):
     hyper_state: Any
     guard_state: GuardState
     snr_state: SnrState
-    path: Tensor  # how long the path was that each column came, shape (K,): see rules.bound
+    trail: Trail  # of each column of Z: the path it came and its age, see rules.bound
     tuning: Tensor  # 1, or 0 after a step that only trained: Z is of no use then and is forgotten
 
 
@@ -158,7 +158,7 @@ def initial(
         hyper_state=(),
         guard_state=guard.init(params),
         snr_state=snr.init(hparams, zero),
-        path=zero.repeat(count),
+        trail=Trail(zero.repeat(count), zero.repeat(count)),
         tuning=torch.ones_like(zero),
     )
 
@@ -220,7 +220,8 @@ def settle(
         refused = state._replace(hparams=hparams)
     kept = where(verdict.accepted, candidate._replace(z=z), refused)
     z_reset = tree_map(lambda finite: verdict.accepted & ~finite, finite_z)
-    info = Info(loss, val_loss, *signal, ratio, mu, verdict.accepted, z_reset, share_kept)
+    seen = (signal.hypergrads, signal.cosine, ratio, mu)
+    info = Info(loss, val_loss, *seen, verdict.accepted, z_reset, share_kept)
     return kept._replace(guard_state=guard_state), info
 
 

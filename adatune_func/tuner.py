@@ -40,7 +40,18 @@ from .curvature import (
 from .optimizers import Optimizer, at_params
 from .plain_training import trained
 from .recursion import Inner, advance, discounted, hypergradient
-from .rules import Bound, Discount, HyperUpdate, constant, lagged, relative, snr, within
+from .rules import (
+    Bound,
+    Discount,
+    HyperUpdate,
+    Trail,
+    constant,
+    lagged,
+    relative,
+    snr,
+    stepped_back,
+    within,
+)
 from .rules import bound as bounds
 from .state import Info, Observed, Outcome, Tuner, TunerState, checked, initial, settle
 from .trees import (
@@ -152,26 +163,35 @@ def marthe(
     def move(state: TunerState, grads: Params, dg: Params) -> TunerState:
         u = Inner(state.params, state.opt_state)
         u, z = advance(optimizer, grads, dg, u, state.z, state.hparams)
-        step = bounds.length(state.params, u.params) if bound else 0.0
+        step: Tensor | float = 0.0
+        if bound is not None:
+            step = bounds.steps(state.params, u.params, state.hparams, rule.domains)
+        trail = Trail(state.trail.length + step, state.trail.age + 1)
         tuning = torch.ones_like(state.tuning)
-        moved = state._replace(params=u.params, opt_state=u.opt_state, z=z, tuning=tuning)
-        return moved._replace(path=state.path + step)
+        state = state._replace(params=u.params, opt_state=u.opt_state)
+        return state._replace(z=z, trail=trail, tuning=tuning)
 
     def within_bound(state: TunerState) -> tuple[TunerState, HParams]:
         if bound is None or not tree_leaves(state.hparams):
             return state, tree_map(torch.ones_like, state.hparams)
-        share = bound(bounds.sizes(state.z.params, state.hparams, rule.domains), state.path)
-        path = torch.where(share > 0, state.path, 0.0)
+        share = bound(bounds.sizes(state.z.params), state.trail.length)
+        trail = discounted((share > 0).to(share.dtype), state.trail)
         kept = columns.unstack(share, state.hparams)
-        return state._replace(z=discounted(share, state.z), path=path), kept
+        state = state._replace(z=discounted(share, state.z), trail=trail)
+        return state._replace(hparams=stepped_back(rule, state.hparams, kept)), kept
 
     def tune(
-        state: TunerState, outer_grads: Params, direct: HParams, grads: Params
+        state: TunerState, outer_grads: Params, direct: HParams, grads: Params, z: Inner
     ) -> tuple[TunerState, Signal, HParams]:
         if clip_outer is not None:
             low, high = -clip_outer, clip_outer
             outer_grads = tree_map(lambda g: g.clamp(low, high), outer_grads)
         signal = hypergradient(outer_grads, optimizer.judged(*state.z), state.hparams, direct)
+        if optimizer.lag > 1:
+            trust = columns.unstack((state.trail.age / optimizer.lag).clamp(max=1), state.hparams)
+            here = columns.unstack(columns.dots(grads, z.params), state.hparams)
+            here = {name: here[name] if name == "lr" else signal.here[name] for name in here}
+            signal = signal._replace(here=here, trust=trust)
         hparams, hyper_state = rule.update(signal, state.hyper_state, state.hparams)
         mu_state = discount.update(state.mu_state, hparams, outer_grads, grads)
         ratio, snr_state = snr.update(state.snr_state, signal.cosine)
@@ -189,7 +209,7 @@ def marthe(
         outer_grads, direct, val_loss = outer_gradient(
             outer_loss_fn, buffers, judged, val_batch, state.hparams
         )
-        candidate, signal, ratio = tune(candidate, outer_grads, direct, grads)
+        candidate, signal, ratio = tune(candidate, outer_grads, direct, grads, known.z)
         candidate, kept = within_bound(candidate)
         faulty, tainted = ~all_finite(loss, grads), ~all_finite(batch, val_batch)
         observed = Observed(loss, val_loss, signal, ratio, mu, kept, faulty, tainted)
@@ -202,13 +222,13 @@ def marthe(
             outer_grads, direct, val_loss = outer_gradient(
                 outer_loss_fn, state.buffers, state.params, batch, state.hparams
             )
-            steered, signal, ratio = tune(known, outer_grads, direct, outer_grads)
+            steered, signal, ratio = tune(known, outer_grads, direct, outer_grads, known.z)
             steered = remembered(steered, steered.mu_state.mu)
             grads, dg, loss, buffers = differentiate(steered, batch)
         else:
             grads, dg, loss, buffers = differentiate(known, batch)
             val_loss = loss
-            steered, signal, ratio = tune(known, grads, {}, grads)
+            steered, signal, ratio = tune(known, grads, {}, grads, known.z)
             steered = remembered(steered, steered.mu_state.mu)
             dg = discounted(steered.mu_state.mu, dg)  # H is linear: mu may come after the product
         candidate = move(steered, grads, dg)._replace(buffers=buffers)
@@ -243,8 +263,8 @@ _GRADS_TOO_LATE = (
 
 
 def remembered(state: TunerState, share: Tensor) -> TunerState:
-    """``state`` with that share of Z and of its path: mu of them, or none after a plain step."""
-    return state._replace(z=discounted(share, state.z), path=share * state.path)
+    """``state`` with that share of Z and of its trail: mu of them, or none after a plain step."""
+    return state._replace(z=discounted(share, state.z), trail=discounted(share, state.trail))
 
 
 def rtho(loss_fn: LossFn, optimizer: Optimizer, **kwargs: Any) -> Tuner:

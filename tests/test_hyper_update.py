@@ -28,7 +28,9 @@ def scalars(values, dtype=torch.float64):
 
 def signal(cosines, like):
     cosine = {name: torch.full_like(eta, cosines) for name, eta in like.items()}
-    return atf.Signal(tree_map(lambda c: 7.0 * c, cosine), cosine)
+    return atf.Signal(
+        h := tree_map(lambda c: 7.0 * c, cosine), cosine, h, tree_map(torch.ones_like, h)
+    )
 
 
 def walk(rule, hparams, cosines):
@@ -125,7 +127,11 @@ def test_relative_takes_a_dict_of_prefixes():
     hparams = {"lr": scalars({"conv": 0.1, "": 0.2})}
     cosine = {"lr": scalars({"conv": 0.5, "": -0.5})}
     rule = atf.relative(0.1)
-    moved, _ = rule.update(atf.Signal(cosine, cosine), rule.init(hparams), hparams)
+    moved, _ = rule.update(
+        atf.Signal(cosine, cosine, cosine, tree_map(torch.ones_like, cosine)),
+        rule.init(hparams),
+        hparams,
+    )
     assert float(moved["lr"]["conv"]) == pytest.approx(0.1 * math.exp(-0.1))
     assert float(moved["lr"][""]) == pytest.approx(0.2 * math.exp(0.1))
 

@@ -227,7 +227,7 @@ def test_one_column_begins_again_and_the_other_goes_on():
         assert (float(info.kept["lr"]), float(info.kept["momentum"])) == (0, 1)
     assert not any(leaf[0].any() for leaf in tree_leaves(state.z))
     assert any(leaf[1].any() for leaf in tree_leaves(state.z))
-    assert state.path[0] == 0 < state.path[1]
+    assert state.trail.length[0] == 0 < state.trail.length[1]
 
 
 @pytest.mark.parametrize("bound", [atf.cut(1.0), atf.begin_again(1.5)])

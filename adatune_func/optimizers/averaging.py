@@ -63,7 +63,7 @@ def averaged(optimizer: Optimizer, window: float = 20.0) -> Optimizer:
         average = tree_map(lambda a, w, d: a + (w + d - a) / window, state.average, params, updates)
         return updates, AveragedState(inner, average)
 
-    return optimizer._replace(init=init, update=update, judged=_average)
+    return optimizer._replace(init=init, update=update, judged=_average, lag=window)
 
 
 def _average(params: Params, opt_state: AveragedState) -> Params:

@@ -33,9 +33,11 @@ class Optimizer(NamedTuple):
         judged: ``judged(params, opt_state) -> params``, where the outer loss is taken: the
             parameters, or a tree of their shapes in the state, as an average of them. It selects,
             so it takes the tangent of both to the tangent of what it selects.
+        lag: how many steps that place lies behind, 1 for the parameters.
     """
 
     init: Callable[[Params], PyTree]
     update: Callable[[Params, PyTree, Params, HParams], tuple[Params, PyTree]]
     hparams: dict[str, Any]
     judged: Callable[[Params, PyTree], Params] = at_params
+    lag: float = 1.0

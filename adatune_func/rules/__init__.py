@@ -6,9 +6,17 @@ comes from, ``bound`` how long a tangent may get, ``snr`` signal to noise.
 """
 
 from . import bound, discount, hyper_update, snr
-from .bound import Bound, begin_again, cut
+from .bound import Bound, Trail, begin_again, cut
 from .discount import Discount, adaptive, constant, lagged
-from .hyper_update import DOMAINS, AdditiveState, HyperUpdate, additive, bounds, within
+from .hyper_update import (
+    DOMAINS,
+    AdditiveState,
+    HyperUpdate,
+    additive,
+    bounds,
+    stepped_back,
+    within,
+)
 from .relative_rule import relative
 from .snr import SnrState
 
@@ -19,6 +27,7 @@ __all__ = [
     "Discount",
     "HyperUpdate",
     "SnrState",
+    "Trail",
     "adaptive",
     "constant",
     "additive",
@@ -31,5 +40,6 @@ __all__ = [
     "lagged",
     "relative",
     "snr",
+    "stepped_back",
     "within",
 ]

@@ -1,22 +1,21 @@
 """A tangent no longer than the path that training went: what is longer is chaos, not information.
 
 Past the edge of stability the products of A in ``Z ← A (mu Z) + B`` grow exponentially, and h with
-them. How long may a tangent be? On the line x of :mod:`~adatune_func.rules.coordinates` compare, in
-units of w, column k of Z and the discounted path,
+them. How long may a tangent be? On the line x of :mod:`~adatune_func.rules.coordinates` compare
+column k of Z and the discounted path that w went, each step in units of what lr was at it,
 
-    size_k = |dη_k/dx_k| · ‖Z^w_k‖ ,      L_k ← mu L_k + ‖w_{t+1} - w_t‖ ,      size_k ≤ kappa L_k .
+    size_k = ‖Z^w_k‖ ,      L_k ← mu L_k + ‖w_{t+1} - w_t‖ / |dη_k/dx_k| ,      size_k ≤ kappa L_k .
 
-For ``x = log lr`` and ``w ← w - lr d``, whatever d is, ``lr ∂w_{t+1}/∂lr = w_{t+1} - w_t``: B in
-units of x is the step itself. Where the A are no expansions the triangle inequality gives
+For ``x = log lr`` and ``w ← w - lr d``, whatever d is, ``B = ∂w_{t+1}/∂lr = (w_{t+1} - w_t) / lr``:
+B is the step itself, per unit of lr. Where the A are no expansions the triangle inequality gives
 
-    lr ‖Z_{t+1}‖ = lr ‖Σ_s mu^(t-s) A_t ... A_{s+1} B_s‖ ≤ Σ_s mu^(t-s) ‖w_{s+1} - w_s‖ = L_{t+1} ,
+    ‖Z_{t+1}‖ = ‖Σ_s mu^(t-s) A_t ... A_{s+1} B_s‖ ≤ Σ_s mu^(t-s) ‖w_{s+1} - w_s‖ / lr_s = L_{t+1} ,
 
-so kappa = 1 is exact where lr stands still and no A expands: gradient descent on a convex loss with
+so kappa = 1 is exact where no A expands, however lr moves: gradient descent on a convex loss with
 lr below 2 / λ_max. Elsewhere it is a rule of thumb. With momentum A expands for a while even where
-training converges. While lr moves, B_s counts in the size with today's lr and in L with that of its
-step: the bound is tighter while lr grows, looser while it falls. And for momentum, betas, weight
-decay, eps or what stands in the loss B is not the step but, as a rule, shorter. With an average of
-the weights, too, size and path are those of w, since the average acts on nothing.
+training converges. And for momentum, betas, weight decay, eps or what stands in the loss B is not
+the step but, as a rule, shorter. With an average of the weights, too, size and path are those of w,
+since the average acts on nothing.
 
 What to do with a column that is too long is a :data:`Bound`, ``bound(size, path) -> share``, the
 share of it that goes on: a mu of that step, derived instead of guessed. Every column has its own.
@@ -26,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -36,6 +35,13 @@ from .coordinates import Domain, lines_of, mapped, slope
 
 #: ``bound(size, path) -> share``: shape (K,) each, sizes and paths from 0 up, shares in [0, 1].
 Bound: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+
+class Trail(NamedTuple):
+    """Where the columns of Z come from, shape (K,) each; discounted as they are."""
+
+    length: Tensor  # L, 0 where there is no bound
+    age: Tensor  # how many steps have left something in Z
 
 
 def cut(kappa: float = 1.0) -> Bound:
@@ -80,12 +86,16 @@ def begin_again(kappa: float = 1.5) -> Bound:
     return bound
 
 
-def length(before: Params, after: Params) -> Tensor:
-    """``‖w_{t+1} - w_t‖``, what a step adds to the path, 0-d."""
-    return norm(tree_map(torch.sub, after, before))
+def steps(before: Params, after: Params, hparams: HParams, domains: Mapping[str, Domain]) -> Tensor:
+    """``‖w_{t+1} - w_t‖ / |dη_k/dx_k|``, what a step adds to the paths, shape (K,).
+
+    Infinite, hence no bound, where a slope is 0: η cannot move there.
+    """
+    slopes = torch.stack(tree_leaves(mapped(slope, lines_of(hparams, domains), hparams))).abs()
+    length = norm(tree_map(torch.sub, after, before))
+    return torch.where(slopes > 0, length / torch.where(slopes > 0, slopes, 1.0), math.inf)
 
 
-def sizes(tangent: Params, hparams: HParams, domains: Mapping[str, Domain]) -> Tensor:
-    """``|dη_k/dx_k| · ‖Z_k‖`` of the K columns of ``tangent``, shape (K,)."""
-    slopes = torch.stack(tree_leaves(mapped(slope, lines_of(hparams, domains), hparams)))
-    return slopes.abs() * torch.sqrt(columns.squares(tangent))
+def sizes(tangent: Params) -> Tensor:
+    """``‖Z_k‖`` of the K columns of ``tangent``, shape (K,)."""
+    return torch.sqrt(columns.squares(tangent))

@@ -34,7 +34,8 @@ class HyperUpdate(NamedTuple):
 
     ``longest`` is the longest step of training, relative to 1 + ‖w‖, with which the rule can work;
     where lr is tuned a longer one is a null step that lowers lr, and nothing lowers it below
-    ``lowest``. ``domains`` are name to (low, high) of all that it knows, and ``within(domains)`` is
+    ``lowest``. ``back`` is what is left of a tuned lr where its tangent outgrew its path and began
+    again. ``domains`` are name to (low, high) of all that it knows, and ``within(domains)`` is
     the rule that knows a loss's as well; ``None`` where it can be told none.
     """
 
@@ -42,8 +43,20 @@ class HyperUpdate(NamedTuple):
     update: Callable[[Signal, Any, HParams], tuple[HParams, Any]]
     longest: float = math.inf
     lowest: float = 0.0
+    back: float = 1.0
     domains: Mapping[str, tuple[float, float]] = DOMAINS
     within: Callable[[Mapping[str, tuple[float, float]]], HyperUpdate] | None = None
+
+
+def stepped_back(rule: HyperUpdate, hparams: HParams, kept: HParams) -> HParams:
+    """``hparams`` with ``back`` times each lr of whose tangent nothing was kept."""
+    if "lr" not in hparams or rule.back == 1:
+        return hparams
+    lr = tree_map(
+        lambda lr, kept: torch.where(kept > 0, lr, (rule.back * lr).clamp(min=rule.lowest)),
+        *(hparams["lr"], kept["lr"]),
+    )
+    return {**hparams, "lr": lr}
 
 
 def within(rule: HyperUpdate, domains: Mapping[str, tuple[float, float]]) -> HyperUpdate:

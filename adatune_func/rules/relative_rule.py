@@ -13,10 +13,23 @@ beside r and x hardly moves; where it is certain, x moves by the whole step. The
 fast enough for noise to average out and slowly enough to reach any η in the end (Robbins & Monro
 1951). It is h that is averaged and not its cosine: the outer loss to lower is the mean over
 batches, and one step too far costs more than many steps gain (benchmarks/LOG.md, "The outer rule").
+
+**Two witnesses.** Where the outer loss is taken at an average of the weights there are two h, that
+one and that of the training batch at w, and each errs on a side of its own. At w less lr looks
+better than it is: it takes away at once the noise that a batch puts on w (Wu et al. 2018, arXiv
+1803.02021). At the average more lr looks better than it is while Z is younger than the average is
+long: whatever moves w further makes up for the average's lag. So x moves where both agree, by the
+smaller of the two ratios, and stays where they differ:
+
+    x ← x - trust · step / (1 + n/halving) · minmod(ratio_judged, ratio_here)
+
+with trust the share of the average's length that Z has lived, at most 1. The limiter is that of
+schemes for flows with shocks (van Leer 1979). Without an average the two are one and trust is 1.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -35,10 +48,21 @@ SLOWER = 0.1
 OUTLIER = 10.0
 
 
-class RelativeState(NamedTuple):
+#: What is left of lr where training expands, so that its tangent began again (:mod:`.bound`).
+BACK = 0.9
+
+
+class Memory(NamedTuple):
+    """Of the hypergradients at one point."""
+
     m: HParams
     r: HParams
-    seen: HParams  # how many hypergradients so far, without those that are 0 or not finite
+    seen: HParams  # how many so far, without those that are 0 or not finite
+
+
+class RelativeState(NamedTuple):
+    judged: Memory
+    here: Memory
     step: Tensor
     halving: Tensor
     decay_m: Tensor
@@ -82,44 +106,64 @@ def relative(
             raise ValueError(f"longest must be positive, got {longest}")
         if not all(0 <= decay < 1 for decay in decays):
             raise ValueError(f"decays must lie in [0, 1), got {decays}")
-        zeros = [tree_map(torch.zeros_like, hparams) for _ in range(3)]
+        nothing = Memory(*(tree_map(torch.zeros_like, hparams) for _ in range(3)))
         like = next(iter(tree_leaves(hparams)), torch.zeros(()))
-        return RelativeState(*zeros, *(torch.full_like(like, v) for v in (step, halving, *decays)))
+        numbers = (torch.full_like(like, v) for v in (step, halving, *decays))
+        return RelativeState(nothing, nothing, *numbers)
 
     def update(
         signal: Signal, state: RelativeState, hparams: HParams
     ) -> tuple[HParams, RelativeState]:
         lines = lines_of(hparams, known)
-        raw = mapped(_slope_of_loss, lines, signal.hypergrads, hparams)
-        seen = tree_map(lambda d: d.isfinite() & (d != 0), raw)
-        usual = tree_map(lambda r, n: _unbiased(r, state.decay_r, n, 0.5), state.r, state.seen)
-        d = tree_map(_clipped, raw, seen, usual, state.seen)
-        m = tree_map(
-            lambda d, m, s: torch.where(s, state.decay_m * m + (1 - state.decay_m) * d, m),
-            *(d, state.m, seen),
-        )
-        keep, take = torch.sqrt(state.decay_r), torch.sqrt(1 - state.decay_r)
-        r = tree_map(
-            # hypot: squares of what a tiny lr leaves would be 0 in float32
-            lambda d, r, s: torch.where(s, torch.hypot(keep * r, take * d), r),
-            *(d, state.r, seen),
-        )
-        count = tree_map(lambda n, s: n + s, state.seen, seen)
-        moved = state._replace(m=m, r=r, seen=count)
-        delta = tree_map(lambda *leaf: _delta(moved, *leaf), m, r, count, seen)
-        sizes = {n: SLOWER if n in NEAR_ONE else 1.0 for n in hparams}
-        delta = {n: tree_map(lambda d, s=sizes[n]: s * d, delta[n]) for n in hparams}
+        judged, ratio = _looked(state, state.judged, lines, signal.hypergrads, hparams)
+        here, other = _looked(state, state.here, lines, signal.here, hparams)
+        moved = state._replace(judged=judged, here=here)
+        sizes = {name: SLOWER if name in NEAR_ONE else 1.0 for name in hparams}
+        delta = {
+            name: tree_map(
+                functools.partial(_delta, moved, sizes[name]),
+                *(tree[name] for tree in (ratio, other, judged.seen, signal.trust)),
+            )
+            for name in hparams
+        }
         return mapped(_moved, lines, hparams, delta), moved
 
     def within(others: Mapping[str, tuple[float, float]]) -> HyperUpdate:
         return relative(step, halving, decays, longest, {**others, **(domains or {})})
 
-    return HyperUpdate(init, update, longest, max(lowest_lr(domains), LOWEST), known, within)
+    return HyperUpdate(init, update, longest, max(lowest_lr(domains), LOWEST), BACK, known, within)
 
 
 def _slope_of_loss(line: Line, h: Tensor, eta: Tensor) -> Tensor:
     """``dE/dx = h · dη/dx``."""
     return h * slope(line, eta)
+
+
+def _looked(
+    state: RelativeState,
+    memory: Memory,
+    lines: Mapping[str, Line],
+    hypergrads: HParams,
+    hparams: HParams,
+) -> tuple[Memory, HParams]:
+    """A memory with one more hypergradient in it, and ``clip(m̂ / r̂, -1, 1)``, 0 for none."""
+    raw = mapped(_slope_of_loss, lines, hypergrads, hparams)
+    seen = tree_map(lambda d: d.isfinite() & (d != 0), raw)
+    usual = tree_map(lambda r, n: _unbiased(r, state.decay_r, n, 0.5), memory.r, memory.seen)
+    d = tree_map(_clipped, raw, seen, usual, memory.seen)
+    m = tree_map(
+        lambda d, m, s: torch.where(s, state.decay_m * m + (1 - state.decay_m) * d, m),
+        *(d, memory.m, seen),
+    )
+    keep, take = torch.sqrt(state.decay_r), torch.sqrt(1 - state.decay_r)
+    r = tree_map(
+        # hypot: squares of what a tiny lr leaves would be 0 in float32
+        lambda d, r, s: torch.where(s, torch.hypot(keep * r, take * d), r),
+        *(d, memory.r, seen),
+    )
+    count = tree_map(lambda n, s: n + s, memory.seen, seen)
+    ratio = tree_map(functools.partial(_ratio, state), m, r, count, seen)
+    return Memory(m, r, count), ratio
 
 
 def _clipped(d: Tensor, seen: Tensor, usual: Tensor, count: Tensor) -> Tensor:
@@ -132,13 +176,20 @@ def _unbiased(average: Tensor, decay: Tensor, count: Tensor, power: float) -> Te
     return average / (1 - decay ** count.clamp(min=1)) ** power
 
 
-def _delta(state: RelativeState, m: Tensor, r: Tensor, count: Tensor, seen: Tensor) -> Tensor:
-    """``step / (1 + n/halving) · clip(m̂ / r̂, -1, 1)``, 0 where there was nothing to see."""
+def _ratio(state: RelativeState, m: Tensor, r: Tensor, count: Tensor, seen: Tensor) -> Tensor:
     moves = seen & (r > 0)
     size = _unbiased(torch.where(moves, r, 1.0), state.decay_r, count, 0.5)
     ratio = _unbiased(m, state.decay_m, count, 1.0) / size
-    step = state.step / (1 + (count - 1).clamp(min=0) / state.halving)
-    return torch.where(moves, step * ratio.clamp(-1.0, 1.0), 0.0)
+    return torch.where(moves, ratio.clamp(-1.0, 1.0), 0.0)
+
+
+def _delta(
+    state: RelativeState, size: float, a: Tensor, b: Tensor, count: Tensor, trust: Tensor
+) -> Tensor:
+    """``step / (1 + n/halving)`` times the smaller ratio, 0 where the two differ in sign."""
+    step = trust * state.step / (1 + (count - 1).clamp(min=0) / state.halving)
+    both = torch.where(a.abs() <= b.abs(), a, b)
+    return size * (step * torch.where(a * b > 0, both, 0.0))
 
 
 def _moved(line: Line, eta: Tensor, delta: Tensor) -> Tensor:

@@ -39,10 +39,15 @@ class Signal(NamedTuple):
     Attributes:
         hypergrads: ``h_k = <∇E(w), Z_k>``, the derivative of the outer loss.
         cosine: of ``∇E(w)`` and ``Z_k``, in [-1, 1], 0 where Z is 0.
+        here: where E is taken at an average of the weights, ``<g, Z_k>`` of the training batch at
+            the weights themselves, before the step; else ``hypergrads``.
+        trust: from 0 to 1, how much of the lag of that average Z_k has lived; 1 without one.
     """
 
     hypergrads: HParams
     cosine: HParams
+    here: HParams
+    trust: HParams
 
 
 #: ``isinstance`` that narrows nothing: for checks of what an annotation already promises, and where

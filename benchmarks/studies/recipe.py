@@ -1,6 +1,6 @@
 """The recipe, piece by piece, from any start, beside cosine over its grid.
 
-    python -m benchmarks.studies.recipe --task mnist --methods begin_again cut --starts 1e-6 1
+    python -m benchmarks.studies.recipe --task mnist --methods recipe cut --starts 1e-6 1
     python -m benchmarks.studies.recipe --task characters --optimizer adamw --text input.txt
 
 Each run is appended to results/recipe.json as it ends, and one that is there is not run again, so
@@ -31,7 +31,7 @@ from benchmarks.studies import characters
 from benchmarks.studies.tasks import OPTIMIZERS, TASKS, evaluate, pairs_of
 
 KEYS = ("task", "optimizer", "method", "start", "seed", "steps")
-STARTS = (1e-6, 1e-3, 1.0)
+STARTS = (1e-6, 1e-5, 1e-3, 0.1, 1.0)
 
 
 class Work(NamedTuple):
@@ -76,7 +76,7 @@ def work_of(args: argparse.Namespace) -> Work:
 
 #: ``make(loss_fn, optimizer, steps, wrap) -> Recipe``
 METHODS: dict[str, Callable[..., atf.Recipe]] = {
-    "begin_again": functools.partial(atf.recipe, bound=atf.begin_again(1.5)),
+    "recipe": atf.recipe,
     "cut": functools.partial(atf.recipe, bound=atf.cut(1.0)),
     "no_bound": functools.partial(atf.recipe, bound=None),
 }
