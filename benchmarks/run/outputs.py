@@ -200,6 +200,8 @@ def restore(folder: Path, like: atf.TunerState) -> tuple[atf.TunerState, Progres
         return like, START
     saved = checkpoint.load(path, {"tuner": like, "random": _generators()})
     notes = checkpoint.notes(path)
+    if lacking := [field for field in Progress._fields if field not in notes]:
+        raise ValueError(f"--resume: {path} lacks {', '.join(lacking)}: it is of an older version")
     if not log.exists() or log.stat().st_size < notes["log_bytes"]:
         raise ValueError(f"--resume: {log} is shorter than it was at the checkpoint")
     os.truncate(log, notes["log_bytes"])
