@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -103,6 +105,20 @@ def test_the_hypergradient_is_exact(build, optimizer):
     assert check.relative_error < 1e-5 and check.cosine > 1 - 1e-9 and not check.says, check
     got = hypergradient(problem, optimizer, hparams)
     assert_close(got, reference.reverse_mode(problem, optimizer, hparams), 1e-9)
+
+
+@pytest.mark.compiles
+def test_one_graph_a_kind_of_step_that_equals_eager():
+    """Steps that tune, on the math kernel, and steps that only train, on the fast one."""
+    problem, ends = problem_of(decoder(tied=True, layers=1), steps=3), []
+    for wrap in (lambda step: step, functools.partial(atf.jit, backend="eager")):
+        its = atf.recipe(problem.loss_fn, ADAMW, 3, due=atf.windows(2, 0, 1), wrap=wrap)
+        state = its.init(problem.params, {"lr": 0.01}, problem.buffers)
+        for t, pair in enumerate(problem.batches):
+            state, _ = its.step(t, state, *pair)
+        ends.append(state)
+    torch.testing.assert_close(ends[1].params, ends[0].params, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(ends[1].hparams, ends[0].hparams, rtol=1e-9, atol=0.0)
 
 
 def test_a_tied_embedding_is_one_parameter_with_both_gradients():
