@@ -38,7 +38,8 @@ def parser() -> argparse.ArgumentParser:
     add("--optimizer", choices=("adamw", "adam", "sgd", "muon"), default="adamw", help="(adamw)")
     add("--sample", type=count, default=400, metavar="N", help="tokens written at the end (400)")
     command_line.add_training(parser)
-    parser.set_defaults(network="decoder", grad_clipping=None)  # said as the other scripts say them
+    # What the other scripts have options for, and the shared parts read.
+    parser.set_defaults(network="decoder", grad_clipping=None)
     return parser
 
 
