@@ -9,7 +9,7 @@ import torch
 from torch.func import grad, jacrev
 
 import adatune_func as atf
-from adatune_func.trees import tree_flatten, tree_map, tree_unflatten
+from adatune_func.trees import math_attention, tree_flatten, tree_map, tree_unflatten
 from tests.cases import Problem
 
 
@@ -76,9 +76,10 @@ def reverse_mode(
 ) -> dict[str, Any]:
     """The hypergradient by backpropagation through the whole run."""
     eta = tree_map(lambda v: torch.tensor(v, dtype=torch.float64, requires_grad=True), hparams)
-    loss = train(problem, optimizer, eta, mu, begin, shares)
     leaves, treedef = tree_flatten(eta)
-    return tree_unflatten(treedef, list(torch.autograd.grad(loss, leaves)))
+    with math_attention():  # no other has the derivative of its gradient
+        loss = train(problem, optimizer, eta, mu, begin, shares)
+        return tree_unflatten(treedef, list(torch.autograd.grad(loss, leaves)))
 
 
 def central_difference(

@@ -143,7 +143,7 @@ def test_optimizer_options(optimizer):
 @pytest.mark.parametrize("script", [rtho, baselines])
 def test_adatune_defaults(script, monkeypatch):
     seen = {}
-    monkeypatch.setattr(training, "run", lambda args, build: seen.update(vars(args)))
+    monkeypatch.setattr(training, "run", lambda args, *_: seen.update(vars(args)))
     assert script.main(["--adatune-defaults", "--wd", "0"]) == 0
     want = {"network": "vgg", "dataset": "cifar_10", "num_epoch": 200, "batch_size": 128}
     want |= {"optimizer": "sgd", "lr": 0.01, "wd": 0.0, "model_loc": "./model.pt", "seed": 42}

@@ -194,6 +194,15 @@ def test_a_checkpoint_cut_short(capsys, tmp_path):
     assert_refused(rtho, ["--resume", "runs/there"], "damaged or cut short", capsys, tmp_path)
 
 
+def test_a_checkpoint_of_an_older_version(capsys, tmp_path):
+    path = tmp_path / "runs/there/checkpoint.pt"
+    saved = torch.load(path, weights_only=True)
+    del saved["notes"]["best_loss"]
+    torch.save(saved, path)
+    words = "checkpoint.pt lacks best_loss: it is of an older version"
+    assert_refused(rtho, ["--resume", "runs/there"], words, capsys, tmp_path)
+
+
 def test_a_foreign_checkpoint(capsys, tmp_path):
     torch.save({"w": torch.ones(2)}, tmp_path / "runs/there/checkpoint.pt")
     words = "is not a checkpoint of adatune_func"

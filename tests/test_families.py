@@ -1,4 +1,4 @@
-"""Each of the six families of networks, small: exact hypergradients, a few steps, one graph."""
+"""Each of the seven families of networks, small: exact hypergradients, a few steps, one graph."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ import torch.nn.functional as F
 from torch import nn
 
 import adatune_func as atf
-from adatune_func.networks import MLP, VGG, DenseNet, LeNet, ResNet, WideResNet
+from adatune_func.networks import (
+    MLP,
+    VGG,
+    DenseNet,
+    LeNet,
+    ResNet,
+    VisionTransformer,
+    WideResNet,
+)
 from tests import reference
 from tests.cases import Problem, start
 from tests.test_recursion import assert_close, hypergradient
@@ -30,6 +38,12 @@ FAMILIES: dict[str, tuple[Callable[[int, int], nn.Module], int]] = {
         8,
     ),
     "densenet": (lambda c, i: DenseNet(10, 2, num_classes=c, in_channels=i), 8),
+    "vision_transformer": (
+        lambda c, i: VisionTransformer(
+            4, 1, 2, patch=4, num_classes=c, in_channels=i, image_size=8
+        ),
+        8,
+    ),
 }
 
 OPTIMIZERS = {

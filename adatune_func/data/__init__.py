@@ -1,7 +1,7 @@
-"""Data as tensors on the device: image sets by name, and batches drawn from them.
+"""Data as tensors: image sets by name, texts from files, and batches drawn from them.
 
 ``image_sets`` loads, ``batches`` draws, ``torchvision_import`` gets by a torchvision without its
-operators.
+operators; ``text`` does both for the characters or bytes of a file.
 """
 
 from .batches import (
@@ -17,6 +17,7 @@ from .batches import (
     validation_batches,
 )
 from .image_sets import SOURCES, Source, load
+from .text import Text, load_text, text_batches, text_in_order, to_text
 from .torchvision_import import torchvision_datasets
 
 __all__ = [
@@ -24,13 +25,18 @@ __all__ = [
     "SOURCES",
     "Source",
     "Split",
+    "Text",
     "augment",
     "batches",
     "generator_for",
     "in_order",
     "load",
+    "load_text",
     "normalize",
     "taken",
+    "text_batches",
+    "text_in_order",
+    "to_text",
     "torchvision_datasets",
     "train_batches",
     "validation_batches",

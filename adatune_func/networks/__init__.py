@@ -1,7 +1,8 @@
-"""Image classifiers to try learning-rate tuning on: plain nn.Modules under their usual names.
+"""Networks to try learning-rate tuning on: image classifiers by name, and a decoder for text.
 
-Every operation in them has forward mode over reverse mode and vmap, so that torch.func takes them
-as they are. Reduced versions for tests come from the constructors' widths and depths.
+All are plain nn.Modules under their usual names. Every operation in them has forward mode over
+reverse mode and vmap, so that torch.func takes them as they are; the exact products see to it that
+attention has, too. Reduced versions for tests come from the constructors' widths and depths.
 """
 
 from collections.abc import Callable
@@ -15,16 +16,21 @@ from adatune_func.networks.init import initialize
 from adatune_func.networks.lenet import LeNet
 from adatune_func.networks.mlp import MLP
 from adatune_func.networks.resnet import ResNet
+from adatune_func.networks.transformer import Block, Decoder, Encoder, VisionTransformer
 from adatune_func.networks.vgg import VGG
 from adatune_func.networks.wide_resnet import WideResNet
 
 __all__ = [
+    "Block",
     "MLP",
     "NETWORKS",
     "VGG",
+    "Decoder",
     "DenseNet",
+    "Encoder",
     "LeNet",
     "ResNet",
+    "VisionTransformer",
     "WideResNet",
     "initialize",
     "network",
@@ -37,6 +43,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet": ResNet,
     "wide_resnet": WideResNet,
     "densenet": DenseNet,
+    "vision_transformer": VisionTransformer,
     **{f"vgg_{depth}": partial(VGG, counts) for depth, counts in vgg.CONVOLUTIONS.items()},
     **{
         f"resnet_{depth}": partial(ResNet, counts, bottleneck=depth in resnet.BOTTLENECKED)
@@ -47,8 +54,9 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "densenet_bc_100_12": partial(DenseNet, 100, 12),
 }
 
-# Their first linear layer is as large as the image; all others pool it down to one pixel.
-SIZED_BY_IMAGE = ("mlp", "lenet")
+# As large as the image: their first linear layer, or the positions of its patches. All others pool
+# it down to one pixel.
+SIZED_BY_IMAGE = ("mlp", "lenet", "vision_transformer")
 
 
 def network(name: str, *, num_classes: int, in_channels: int, image_size: int = 32) -> nn.Module:

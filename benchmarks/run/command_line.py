@@ -1,4 +1,4 @@
-"""The options of rtho.py and baselines.py, by AdaTune's names where it has them."""
+"""The options that scripts share, by AdaTune's names where it has them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COMPILE_FROM_STEPS = 2000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of both scripts."""
+    """Add the options of rtho.py and baselines.py."""
     known = ", ".join(networks.NETWORKS)
     add = parser.add_argument
     add("--network", default="lenet", metavar="NAME", help=f"{known} (lenet)")
@@ -27,14 +27,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--data-root", default="data", metavar="DIR", help="where data sets lie (data)")
     add("--num-epoch", type=count, default=20, metavar="N", help="passes over the data (20)")
-    add("--max-steps", type=count, metavar="N", help="stop after so many steps")
     add("--batch-size", type=count, default=64, metavar="N", help="images a step (64)")
     add("--optimizer", choices=("sgd", "adam", "adamw"), default="sgd", help="(sgd)")
+    add("--grad-clipping", type=positive, metavar="C", help="clip gradients by value (off)")
+    add("--adatune-defaults", action="store_true", help="start from AdaTune's defaults")
+    add_training(parser)
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every script, whatever it trains."""
+    add = parser.add_argument
+    add("--max-steps", type=count, metavar="N", help="stop after so many steps")
     add("--lr", type=positive, default=0.001, metavar="X", help="start learning rate (0.001)")
     add("--momentum", type=fraction, default=0.9, metavar="X", help="of sgd (0.9)")
     add("--wd", type=number, default=5e-4, metavar="X", help="weight decay (5e-4)")
     add("--eps", type=positive, default=1e-4, metavar="X", help="of adam and adamw (1e-4)")
-    add("--grad-clipping", type=positive, metavar="C", help="clip gradients by value (off)")
     add("--seed", type=seed, default=42, metavar="N", help="of weights, data and dropout (42)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(auto: cuda if there)")
     add(
@@ -47,7 +54,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tensorboard", action="store_true", help="write TensorBoard events too")
     add("--checkpoint-every", type=count, default=500, metavar="N", help="steps (500)")
     add("--resume", metavar="DIR", help="continue the run in DIR; other options override its own")
-    add("--adatune-defaults", action="store_true", help="start from AdaTune's defaults")
 
 
 def positive(text: str) -> float:
@@ -109,8 +115,9 @@ def optimizer_of(args: argparse.Namespace) -> atf.Optimizer:
 def run_name(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str:
     """What tells runs apart, so that one does not take the folder of another."""
     kind = getattr(args, "lr_scheduler", Path(parser.prog).stem)
-    name = f"{kind}-{args.network}-{args.dataset}-{args.optimizer}-seed{args.seed}"
-    named = ("lr_scheduler", "network", "dataset", "optimizer", "seed", "script")
+    data = args.dataset if "dataset" in args else Path(args.text or "python").stem
+    name = f"{kind}-{args.network}-{data}-{args.optimizer}-seed{args.seed}"
+    named = ("lr_scheduler", "network", "dataset", "text", "optimizer", "seed", "script")
     for key, value in what(vars(args)).items():
         if key not in named and value != parser.get_default(key):
             name += f"-{key}" if value is True else f"-{key}{value}"

@@ -32,9 +32,12 @@ def draw(folder: Path) -> None:
         y = np.array([line[name] for line in steps])
         (dots,) = loss.plot(x, y, lw=0.5, alpha=0.3)
         loss.plot(x, _smooth(y), color=dots.get_color(), label=label)
+    at = [line["steps"] for line in epochs]
+    loss.plot(
+        at, [line["val_loss"] for line in epochs], "k.", ms=4, label="validation, after an epoch"
+    )
     loss.set(title="loss", xlabel="step", yscale="log")
     loss.legend(frameon=False)
-    at = [line["steps"] for line in epochs]
     accuracy.plot(at, [100 * line["val_accuracy"] for line in epochs], marker=".")
     accuracy.set(title="validation accuracy, %", xlabel="step")
     for name in tuned(steps):

@@ -1,9 +1,11 @@
-"""What a run trains: data and network on their device, checked before training, and evaluation."""
+"""What a run trains: a network and its data, here image sets, checked before training, judged."""
 
 from __future__ import annotations
 
 import argparse
 import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -16,23 +18,38 @@ from adatune_func import networks
 from adatune_func.data import ImageData, Split
 
 
+class Score(NamedTuple):
+    """How good a model is on a part of the data."""
+
+    accuracy: float
+    loss: float
+
+
+class Kind(NamedTuple):
+    """What the loop has to know of a kind of data; ``part`` is train, validation or test."""
+
+    batches: Callable[[Job, argparse.Namespace, str, int], Iterator[Any]]  # of a part, from step t
+    evaluate: Callable[[Job, atf.TunerState, str], Score]  # on a part
+    better: Callable[[Score, Score], bool]  # than the best so far
+    says: Callable[[Score], str]
+    leaves: Callable[[Job, argparse.Namespace, Path], None]  # what else, of ``job.module`` at best
+
+
 class Job(NamedTuple):
     """What a run trains: the data, the network as pure functions, and how long."""
 
-    data: ImageData
+    data: Any  # of its kind: ImageData, Text
     module: nn.Module
     model: atf.Functional
     device: torch.device
     steps_per_epoch: int
     steps: int
+    kind: Kind
 
 
 def prepare(args: argparse.Namespace) -> Job:
-    """Data and network on their device, everything checked that can be before training."""
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda, but torch sees no CUDA device here; take --device cpu")
-    cuda = args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
-    device = torch.device("cuda" if cuda else "cpu")
+    """Images and network on their device, everything checked that can be before training."""
+    device = device_of(args)
     data = image_data.load(args.dataset, args.data_root, device=device)
     channels, size = data.train.images.shape[1:3]
     torch.manual_seed(args.seed)
@@ -53,7 +70,16 @@ def prepare(args: argparse.Namespace) -> Job:
         device=device,
         steps_per_epoch=steps_per_epoch,
         steps=min(steps, args.max_steps or steps),
+        kind=IMAGES,
     )
+
+
+def device_of(args: argparse.Namespace) -> torch.device:
+    """The device that ``--device`` names."""
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda, but torch sees no CUDA device here; take --device cpu")
+    cuda = args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if cuda else "cpu")
 
 
 def check_fit(args: argparse.Namespace, model: atf.Functional, data: ImageData) -> None:
@@ -86,8 +112,8 @@ def at_average(job: Job, batch_size: int, state: atf.TunerState) -> atf.TunerSta
         return atf.recalibrate(job.model.loss_fn, atf.averages(state), some)
 
 
-def evaluate(job: Job, state: Any, split: Split) -> tuple[float, float]:
-    """(accuracy, mean loss) on a whole split, running statistics and no dropout."""
+def evaluate(job: Job, state: Any, split: Split) -> Score:
+    """Accuracy and mean loss on a whole split, running statistics and no dropout."""
     module = job.module.eval()
     atf.write_back(module, state)
     correct, total = torch.zeros((), device=job.device), torch.zeros((), device=job.device)
@@ -97,4 +123,20 @@ def evaluate(job: Job, state: Any, split: Split) -> tuple[float, float]:
             correct += (logits.argmax(1) == labels).sum()
             total += F.cross_entropy(logits, labels, reduction="sum")
     size = len(split.labels)
-    return float(correct) / size, float(total) / size
+    return Score(float(correct) / size, float(total) / size)
+
+
+def batches(job: Job, args: argparse.Namespace, part: str, start: int) -> Iterator[Any]:
+    """Batches of a part from step ``start`` on."""
+    draw = image_data.train_batches if part == "train" else image_data.validation_batches
+    return draw(job.data, args.batch_size, seed=args.seed, start=start)
+
+
+#: Images are judged by accuracy.
+IMAGES = Kind(
+    batches=batches,
+    evaluate=lambda job, state, part: evaluate(job, state, getattr(job.data, part)),
+    better=lambda score, best: score.accuracy > best.accuracy,
+    says=lambda score: f"accuracy {100 * score.accuracy:.2f} %",
+    leaves=lambda job, args, folder: None,
+)

@@ -4,10 +4,11 @@
     log.jsonl       one line a step (loss, hyperparameters, hypergradients, their signal-to-noise
                     ratio), one an epoch; no clock
     checkpoint.pt   the whole state: continue with --resume
-    model.pt        the best model by validation accuracy, a flat dict of tensors
+    model.pt        the best model by validation, a flat dict of tensors
     summary.json    the test result and where it came from: versions, machine, date, options
     curves.png      loss, accuracy, hyperparameters, signal-to-noise of their hypergradients
     search.*        what --hyper-lr auto tried, as numbers and as a picture
+    sample.txt      what a language model goes on with
     events.*        the same for TensorBoard, if asked for
 
 Files are written beside their name and then moved there: a killed run leaves none half-written.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,14 +39,15 @@ _NOT_WHAT = (*_NOT_KEPT, "model_loc", "data_root", "device", "compile", "tensorb
 
 
 class Progress(NamedTuple):
-    """How far a run is: steps taken, and the best validation accuracy with its step."""
+    """How far a run is: steps taken, and the best score by validation with its step."""
 
     step: int
     best_accuracy: float
-    best_step: int
+    best_loss: float
+    best_step: int  # 0 before the first validation
 
 
-START = Progress(0, -1.0, 0)
+START = Progress(0, -1.0, math.inf, 0)
 
 
 class Row(NamedTuple):
@@ -97,6 +100,7 @@ def open_run(folder: Path, model: Path, args: argparse.Namespace) -> None:
         "curves.png",
         "search.json",
         "search.png",
+        "sample.txt",
     ):
         (folder / name).unlink(missing_ok=True)
     write_config(folder, args)
@@ -196,6 +200,8 @@ def restore(folder: Path, like: atf.TunerState) -> tuple[atf.TunerState, Progres
         return like, START
     saved = checkpoint.load(path, {"tuner": like, "random": _generators()})
     notes = checkpoint.notes(path)
+    if lacking := [field for field in Progress._fields if field not in notes]:
+        raise ValueError(f"--resume: {path} lacks {', '.join(lacking)}: it is of an older version")
     if not log.exists() or log.stat().st_size < notes["log_bytes"]:
         raise ValueError(f"--resume: {log} is shorter than it was at the checkpoint")
     os.truncate(log, notes["log_bytes"])

@@ -16,7 +16,7 @@ import torch
 RESULTS = Path(__file__).parents[1] / "results"
 
 #: Arguments that say where things lie on one machine: no part of a result.
-_PLACES = ("data", "data_root", "output", "out", "model_loc", "resume")
+_PLACES = ("data", "data_root", "output", "out", "model_loc", "resume", "text")
 
 
 def provenance(arguments: Mapping[str, Any], device: str = "cpu") -> dict[str, Any]:

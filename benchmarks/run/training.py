@@ -1,4 +1,4 @@
-"""The loop that rtho.py and baselines.py share: training, validation, best model, resume.
+"""The loop that the scripts share: training, validation, best model, resume.
 
 A script adds its own options, builds a tuner and calls :func:`main`. Batch t depends on (seed, t)
 alone, so a run is its configuration, and a checkpoint needs no more than the state and t.
@@ -17,10 +17,9 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 import adatune_func as atf
-from adatune_func import data as image_data
 from benchmarks.run import command_line, events, jobs, outputs, record
 from benchmarks.run.curves import draw, draw_search
-from benchmarks.run.jobs import Job
+from benchmarks.run.jobs import Job, Score
 from benchmarks.run.outputs import START, Progress
 
 
@@ -36,19 +35,21 @@ class Plan(NamedTuple):
 
 
 Build = Callable[[argparse.Namespace, Job], Plan]
+Prepare = Callable[[argparse.Namespace], Job]
 
 
 def main(
     parser: argparse.ArgumentParser,
     build: Build,
     argv: Sequence[str] | None,
-    adatune: dict[str, Any],
+    adatune: dict[str, Any] | None = None,
+    prepare: Prepare = jobs.prepare,
 ) -> int:
     """Parse, train, return 0; a mistake of the user is one line on stderr and exit code 2."""
     parser.print_usage = lambda file=None: None  # errors in one line; --help has the rest
     args = parser.parse_args(argv)
     try:
-        if args.adatune_defaults:
+        if adatune and args.adatune_defaults:
             parser.set_defaults(**adatune)
         if args.resume:
             if args.out:
@@ -59,7 +60,7 @@ def main(
         args.out = (
             args.resume or args.out or str(Path("runs") / command_line.run_name(parser, args))
         )
-        run(args, build)
+        run(args, build, prepare)
     except (ValueError, OSError, ImportError) as error:
         parser.error(" ".join(str(error).split()))
     except KeyboardInterrupt:
@@ -75,12 +76,12 @@ def _config_of(folder: str, script: str) -> dict[str, Any]:
     return config
 
 
-def run(args: argparse.Namespace, build: Build) -> dict[str, Any]:
+def run(args: argparse.Namespace, build: Build, prepare: Prepare = jobs.prepare) -> dict[str, Any]:
     """Train as ``args`` say and return what summary.json holds."""
     folder, model = Path(args.out), model_path(args)
     outputs.check_places(folder, model)
     write_events = events.recorder() if args.tensorboard else None
-    job = jobs.prepare(args)
+    job = prepare(args)
     plan = build(args, job)
     state = plan.tuner.init(job.model.params, hparams=plan.hparams, buffers=job.model.buffers)
     progress = START
@@ -145,13 +146,13 @@ def end_of_epoch(
 ) -> Progress:
     """Validate, log and print the epoch, save the model if it is the best so far."""
     model = plan.model(state)
-    accuracy, loss = jobs.evaluate(job, model, job.data.validation)
+    score = job.kind.evaluate(job, model, "validation")
     epoch = {
         "epoch": math.ceil(progress.step / job.steps_per_epoch),
         "steps": progress.step,
         "train_loss": sum(line["loss"] for line in lines) / len(lines),
-        "val_accuracy": accuracy,
-        "val_loss": loss,
+        "val_accuracy": score.accuracy,
+        "val_loss": score.loss,
         "null_steps": sum(not line["accepted"] for line in lines),
         "lr": _lr(args, state),
     }
@@ -163,11 +164,11 @@ def end_of_epoch(
         skipped += f"  Z bounded {bounded} times"
     tqdm.write(
         f"epoch {epoch['epoch']:3d}  train loss {epoch['train_loss']:.4f}  "
-        f"validation {100 * accuracy:.2f} %  lr {epoch['lr']:.3e}{skipped}"
+        f"validation {job.kind.says(score)}  lr {epoch['lr']:.3e}{skipped}"
     )
-    if accuracy > progress.best_accuracy:
+    if progress.best_step == 0 or job.kind.better(score, _best(progress)):
         outputs.save_model(model_path(args), model)
-        progress = progress._replace(best_accuracy=accuracy, best_step=progress.step)
+        progress = Progress(progress.step, *score, best_step=progress.step)
     return progress
 
 
@@ -175,11 +176,12 @@ def finish(
     args: argparse.Namespace, job: Job, state: atf.TunerState, progress: Progress
 ) -> dict[str, Any]:
     """Test the best model, once; write summary and curves."""
-    accuracy, loss = jobs.evaluate(job, outputs.load_model(model_path(args), state), job.data.test)
+    score = job.kind.evaluate(job, outputs.load_model(model_path(args), state), "test")
     summary = {
-        "test_accuracy": accuracy,
-        "test_loss": loss,
+        "test_accuracy": score.accuracy,
+        "test_loss": score.loss,
         "validation_accuracy": progress.best_accuracy,
+        "validation_loss": progress.best_loss,
         "best_step": progress.best_step,
         "steps": progress.step,
         "hparams": outputs.numbers(state.hparams),
@@ -187,11 +189,16 @@ def finish(
     }
     outputs.write(Path(args.out) / "summary.json", json.dumps(summary, indent=1) + "\n")
     draw(Path(args.out))
+    job.kind.leaves(job, args, Path(args.out))
     print(
-        f"test accuracy {100 * accuracy:.2f} % with the best model by validation "
-        f"({100 * progress.best_accuracy:.2f} % at step {progress.best_step}); all is in {args.out}"
+        f"test {job.kind.says(score)} with the best model by validation "
+        f"({job.kind.says(_best(progress))} at step {progress.best_step}); all is in {args.out}"
     )
     return summary
+
+
+def _best(progress: Progress) -> Score:
+    return Score(progress.best_accuracy, progress.best_loss)
 
 
 def _lr(args: argparse.Namespace, state: atf.TunerState) -> float:
@@ -205,15 +212,8 @@ def batches_of(
 
     A run that is not validated at each step does not pay for the batches of it.
     """
-    size, seed = args.batch_size, args.seed
-    batches = image_data.train_batches(job.data, size, seed=seed, start=start)
-    if not plan.validated:
-        return zip(batches)
-    return zip(
-        batches,
-        image_data.validation_batches(job.data, size, seed=seed, start=start),
-        strict=False,
-    )
+    parts = ("train", "validation") if plan.validated else ("train",)
+    return zip(*(job.kind.batches(job, args, part, start) for part in parts), strict=False)
 
 
 def model_path(args: argparse.Namespace) -> Path:
