@@ -1,4 +1,4 @@
-"""The recipe, piece by piece, from any start, beside cosine over its grid.
+"""The recipe, piece by piece, from any start, beside cosine over its grid and other packages.
 
     python -m benchmarks.studies.recipe --task mnist --methods recipe cut --starts 1e-6 1
     python -m benchmarks.studies.recipe --task characters --optimizer adamw --text input.txt
@@ -27,7 +27,7 @@ from torch import nn
 import adatune_func as atf
 from adatune_func import data, schedules
 from benchmarks.run import record
-from benchmarks.studies import characters
+from benchmarks.studies import characters, rivals
 from benchmarks.studies.tasks import OPTIMIZERS, TASKS, evaluate, pairs_of
 
 KEYS = ("task", "optimizer", "method", "start", "seed", "steps")
@@ -84,6 +84,8 @@ METHODS: dict[str, Callable[..., atf.Recipe]] = {
 
 def runs_of(args: argparse.Namespace, work: Work, method: str) -> Callable[[float, int], Any]:
     """``run(start, seed) -> row``; compiled once for all starts and seeds."""
+    if method in rivals.PACKAGES:
+        return functools.partial(_rival_run, work, method, args.optimizer)
     wrap = atf.jit if args.compile else lambda fn: fn
     optimizer = OPTIMIZERS[args.optimizer]
     loss_fn = atf.functionalize(work.network(), work.criterion).loss_fn
@@ -137,10 +139,20 @@ def _cosine_run(work: Work, its: atf.Tuner, step: Any, start: float, seed: int) 
     return {"score": work.score(model), "products_a_step": 1.0}
 
 
+def _rival_run(work: Work, method: str, optimizer: str, start: float, seed: int) -> dict[str, Any]:
+    model, _, _ = _started(work, seed)
+    outcome = rivals.train(
+        method, optimizer, model, start, work.steps, iter(work.pairs(seed)), work.criterion
+    )
+    return {"score": work.score(outcome.model), "products_a_step": 1.0}
+
+
 def run_grid(args: argparse.Namespace) -> None:
     work = work_of(args)
     origin = record.provenance({k: v for k, v in vars(args).items() if k not in ("text", "output")})
     for method in args.methods:
+        if not rivals.available(method, args.optimizer):
+            continue
         run = None
         for seed, start in itertools.product(args.seeds, args.starts):
             key = (args.task, args.optimizer, method, start, seed, work.steps)
@@ -190,7 +202,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    known = (*METHODS, "cosine")
+    known = (*METHODS, "cosine", *rivals.PACKAGES)
     parser.add_argument("--task", choices=(*TASKS, "characters"), default="digits_mlp")
     parser.add_argument("--methods", nargs="+", choices=known, default=known)
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd")
