@@ -1,7 +1,8 @@
 """Optimizers of other packages that need no tuning, or less, trained as their own pages say.
 
 Prodigy, D-Adaptation and Mechanic with a cosine over the run; for the first two lr is 1 and a start
-is their first guess d0, for Mechanic it is the lr of the optimizer that it scales. Schedule-free with a warm-up over a twentieth of the run, evaluated at its average.
+is their first guess d0, for Mechanic it is the lr of the optimizer that it scales. Schedule-free
+with a warm-up over a twentieth of the run, evaluated at its average.
 """
 
 from __future__ import annotations
