@@ -18,6 +18,7 @@ from .checks import (
 from .columns import first, over_columns, squares
 from .compat import (
     autocast_dtype,
+    forget_vector_units,
     global_state,
     is_compiling,
     is_tracing,
@@ -78,6 +79,7 @@ __all__ = [
     "copied",
     "dot",
     "first",
+    "forget_vector_units",
     "global_state",
     "has_prefix",
     "is_a",
