@@ -16,7 +16,7 @@ from torch.func import functional_call, grad, jvp, vmap
 import adatune_func as atf
 from adatune_func import search
 from adatune_func.curvature import Gradient
-from adatune_func.trees import is_transforming, tree_leaves, tree_map
+from adatune_func.trees import are_finite, is_transforming, tree_leaves, tree_map
 from tests.cases import (
     COMPILED_ELSEWHERE,
     HVPS,
@@ -312,6 +312,15 @@ def test_regression_compiles_as_it_is():
         _, info = tuner.step(state, x, x)
         expected = [float(info.loss), float(info.hypergrads["lr"])]
         assert [float(number) for number in line.split()] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.compiles
+def test_what_is_not_finite_is_seen_through_inductor():
+    """Which takes 0 · x for 0."""
+    are = atf.jit(lambda x: (are_finite(x), are_finite(x.exp()), are_finite(x[None], 1)))
+    for number in (0.0, 1e38, 89.0, torch.inf, -torch.inf, torch.nan):
+        x = torch.ones(33).index_fill(0, torch.tensor([32]), number)
+        assert [bool(b) for b in are(x)] == [bool(y.isfinite().all()) for y in (x, x.exp(), x)]
 
 
 class SelfAttention(nn.Module):

@@ -31,6 +31,7 @@ from .prefixes import has_prefix, owners_by_prefix
 from .transforms import jvp, vjp, vmap
 from .tree import (
     all_finite,
+    are_finite,
     dot,
     norm,
     scalar_like,
@@ -68,6 +69,7 @@ __all__ = [
     "PyTree",
     "Signal",
     "all_finite",
+    "are_finite",
     "autocast_dtype",
     "check_batch",
     "check_bound",
