@@ -11,17 +11,20 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
 from .graphs import (
+    Backend,
     Kind,
     apart,
     check_new,
+    compiler,
     donated,
+    examples,
     kind_of,
     trace,
     without_dead,
@@ -32,13 +35,9 @@ from .trees import (
     PyTree,
     autocast_dtype,
     is_transforming,
-    lookup_backend,
     tree_flatten,
     tree_unflatten,
 )
-
-#: What compiles a graph for inputs of one kind.
-Backend: TypeAlias = Callable[[GraphModule, list[Tensor]], Callable[..., Any]]
 
 
 class Jitted(Protocol):
@@ -99,9 +98,7 @@ def jit(
     True
     """
     plans: dict[Kind, tuple[_Plan, Callable[..., Any]]] = {}
-    compiled = lookup_backend(backend) if isinstance(backend, str) else backend
-    if options is not None:
-        compiled = functools.partial(compiled, config_patches=dict(options))
+    compiled = compiler(backend, options)
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -115,10 +112,8 @@ def jit(
         if donate:
             tensors = apart(tensors, plan.donated)
         if kind not in plans:
-            # AOTAutograd would take arguments that are one tensor today for one for ever.
             with _plain():
-                examples = apart(tensors, range(len(tensors)))
-                plans[kind] = plan, compiled(plan.module, examples)
+                plans[kind] = plan, compiled(plan.module, examples(plan.module.graph))
         return _run(*plans[kind], tensors)
 
     def graph(*args: Any, **kwargs: Any) -> GraphModule:

@@ -40,6 +40,13 @@ loss_fn, params, buffers = atf.functionalize(model, F.cross_entropy)
 # trains one batch, judges the result on a validation batch, and moves lr. One loop does for all
 # runs below. (In a long run, compile it: `step = atf.jit(tuner.step)`.)
 
+# %%
+tuner = atf.marthe(loss_fn, atf.sgd(momentum=0.9))
+state, batch = tuner.init(params, {"lr": 1e-5}), next(data.train_batches(digits, 64, seed=0))
+traced = atf.jit(tuner.step).graph(state, batch, batch).graph
+products = [node for node in traced.nodes if "mm" in str(node.target)]
+print(f"one step: {len(traced.nodes)} operations before they are fused, {len(products)} products")
+
 
 # %%
 def train(tuner, hparams):

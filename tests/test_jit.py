@@ -9,12 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._dynamo.utils import counters
+from torch._inductor.utils import fresh_inductor_cache as fresh_cache
 from torch.func import functional_call, grad, jvp, vmap
 
 import adatune_func as atf
 from adatune_func import search
 from adatune_func.curvature import Gradient
-from adatune_func.trees import is_transforming, tree_leaves, tree_map
+from adatune_func.trees import are_finite, is_transforming, tree_leaves, tree_map
 from tests.cases import (
     COMPILED_ELSEWHERE,
     HVPS,
@@ -28,6 +30,7 @@ from tests.cases import (
     tanh_mlp,
 )
 
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 DECAY = ({}, {"weight_decay": 0.01})
 ONE, TWO = {"lr": 0.05}, {"lr": 0.05, "weight_decay": 0.01}
 GRAPHS = [name for name in OPTIMIZERS if name not in ("sgd", "sgd_momentum", *COMPILED_ELSEWHERE)]
@@ -182,6 +185,14 @@ def test_another_kind_of_arguments_is_another_trace():
     assert same(x[:, :2], 1) == 7
 
 
+def test_another_default_device_is_another_kind():
+    step = atf.jit(lambda n: torch.ones(n), backend="eager")
+    assert step(3).device.type == "cpu"
+    with torch.device("meta"):
+        assert step(3).device.type == "meta"
+    assert step(3).device.type == "cpu"
+
+
 def test_the_ninth_kind_is_refused_with_what_changed():
     fn = atf.jit(lambda x: {"y": x["x"] * 2}, backend="eager")
     for size in range(8):
@@ -303,6 +314,15 @@ def test_regression_compiles_as_it_is():
         assert [float(number) for number in line.split()] == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.compiles
+def test_what_is_not_finite_is_seen_through_inductor():
+    """Which takes 0 · x for 0."""
+    are = atf.jit(lambda x: (are_finite(x), are_finite(x.exp()), are_finite(x[None], 1)))
+    for number in (0.0, 1e38, 89.0, torch.inf, -torch.inf, torch.nan):
+        x = torch.ones(33).index_fill(0, torch.tensor([32]), number)
+        assert [bool(b) for b in are(x)] == [bool(y.isfinite().all()) for y in (x, x.exp(), x)]
+
+
 class SelfAttention(nn.Module):
     def __init__(self):
         super().__init__()
@@ -332,6 +352,47 @@ def test_the_graph_multiplies_nothing_by_structural_zeros():
     names = [str(node.target) for node in graph.nodes]
     # Two layers: a gradient takes 2 + 3. Of a tangent's twice 5 the data's two are left out.
     assert names.count("aten.mm.default") + names.count("aten.addmm.default") == 5 + (10 - 2) + 5
+
+
+def test_one_function_is_one_graph_to_the_letter():
+    """Else a second process does not find what the first has compiled."""
+    problem = relu_mlp()
+    tuner = METHODS["marthe"](problem.loss_fn, OPTIMIZERS["sgd"], atf.exact)
+    state = start(problem, tuner, ONE)
+    step = atf.jit(tuner.step, backend="eager")
+    texts = {step.graph(state, *problem.batches[0]).code for _ in range(4)}
+    assert len(texts) == 1
+
+
+@pytest.mark.compiles
+@pytest.mark.skipif(TORCH < (2, 6), reason="inductor keeps no graphs by itself")
+def test_what_was_compiled_once_is_found_again():
+    x = torch.randn(7, 7)
+    with fresh_cache():
+        for found in (0, 1):
+            counters.clear()
+            torch.testing.assert_close(atf.jit(lambda x: x @ x)(x), x @ x)  # and no C++ to compile
+            hits = counters["inductor"]["fxgraph_cache_hit"]
+            assert min(hits + counters["aot_autograd"]["autograd_cache_hit"], 1) == found
+
+
+def test_a_compiler_that_knows_less_than_the_processor(monkeypatch):
+    asked = []
+
+    def inductor(module, inputs, config_patches):
+        asked.append(config_patches)
+        if config_patches.get("cpp.vec_isa_ok"):
+            raise RuntimeError("g++: error: unrecognized command-line option '-mavx512bf16'")
+        return module
+
+    monkeypatch.setattr("adatune_func.graphs.compiling.lookup_backend", lambda name: inductor)
+    monkeypatch.setattr("torch._inductor.config.cpp.vec_isa_ok", None)
+    x = torch.ones(2)
+    assert torch.equal(atf.jit(torch.sin, options={"max_fusion_size": 8})(x), x.sin())
+    assert [list(patches) for patches in asked] == [
+        ["max_fusion_size", "cpp.vec_isa_ok"],
+        ["max_fusion_size"],
+    ]
 
 
 def test_what_is_written_to_is_not_shared():

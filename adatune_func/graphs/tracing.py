@@ -20,8 +20,9 @@ from torch._subclasses.fake_tensor import (
     FakeTensor,
     FakeTensorMode,
 )
-from torch.fx import GraphModule
+from torch.fx import Graph, GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.overrides import TorchFunctionMode
 
 from ..trees import PyTree, tree_flatten, without_modes
@@ -59,7 +60,9 @@ def trace(fn: Callable[[list[Any]], PyTree], leaves: list[Any]) -> Traced:
         results.append(result)
         return [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
 
-    mode = FakeTensorMode(allow_non_fake_inputs=True, static_shapes=True)
+    # Inductor keeps on disk what it compiles for tensors whose mode has an environment of shapes.
+    shapes = ShapeEnv(allow_scalar_outputs=False, allow_dynamic_output_shape_ops=False)
+    mode = FakeTensorMode(allow_non_fake_inputs=True, static_shapes=True, shape_env=shapes)
     with mode:
         fakes = [_fake(x) for x in leaves if isinstance(x, Tensor)]
     traced: Any = make_fx(flat, decomposition_table=_TABLE)
@@ -86,6 +89,11 @@ def trace(fn: Callable[[list[Any]], PyTree], leaves: list[Any]) -> Traced:
             "derivatives by torch.func inside it or around it, or call it under torch.no_grad()"
         )
     return Traced(module, results[0])
+
+
+def examples(graph: Graph) -> list[Tensor]:
+    """The tensors without numbers that the graph was traced with: what compilers take."""
+    return [node.meta["val"] for node in graph.nodes if node.op == "placeholder"]
 
 
 def _fake(x: Tensor) -> Tensor:

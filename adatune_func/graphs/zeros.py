@@ -48,12 +48,12 @@ _PRODUCTS = {
 def without_zeros(graph: Graph) -> None:
     """Drop sums with structural zeros and make products with them zeros."""
     steady = memory(graph).steady
-    zeros: set[Node] = set()
+    zeros: dict[Node, None] = {}  # in order: one function is one graph, by its text in a cache
     for node in list(graph.nodes):
         if not steady(node):
             continue
         if _is_zero(node, zeros):
-            zeros.add(node)
+            zeros[node] = None
         elif (other := _other_term(node, zeros)) is not None and _alike(node, other):
             node.replace_all_uses_with(other)
     for node in [n for n in zeros if n.target in _PRODUCTS and _meta(n).is_contiguous()]:
@@ -68,7 +68,7 @@ def without_zeros(graph: Graph) -> None:
         node.replace_all_uses_with(made)
 
 
-def _is_zero(node: Node, zeros: set[Node]) -> bool:
+def _is_zero(node: Node, zeros: dict[Node, None]) -> bool:
     args: Any = node.args
     if node.target in _MADE:
         return True
@@ -84,7 +84,7 @@ def _is_zero(node: Node, zeros: set[Node]) -> bool:
     return False
 
 
-def _other_term(node: Node, zeros: set[Node]) -> Node | None:
+def _other_term(node: Node, zeros: dict[Node, None]) -> Node | None:
     """The term that a sum with a structural zero is equal to."""
     if node.target not in (_aten.add.Tensor, _aten.sub.Tensor):
         return None

@@ -18,6 +18,7 @@ from .checks import (
 from .columns import first, over_columns, squares
 from .compat import (
     autocast_dtype,
+    forget_vector_units,
     global_state,
     is_compiling,
     is_tracing,
@@ -30,6 +31,7 @@ from .prefixes import has_prefix, owners_by_prefix
 from .transforms import jvp, vjp, vmap
 from .tree import (
     all_finite,
+    are_finite,
     dot,
     norm,
     scalar_like,
@@ -67,6 +69,7 @@ __all__ = [
     "PyTree",
     "Signal",
     "all_finite",
+    "are_finite",
     "autocast_dtype",
     "check_batch",
     "check_bound",
@@ -78,6 +81,7 @@ __all__ = [
     "copied",
     "dot",
     "first",
+    "forget_vector_units",
     "global_state",
     "has_prefix",
     "is_a",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .transforms import vmap
-from .tree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from .tree import are_finite, tree_flatten, tree_leaves, tree_map, tree_unflatten
 from .types import PyTree
 
 
@@ -58,7 +58,7 @@ def squares(columns: PyTree) -> Tensor:
 
 def finite(columns: PyTree, like: PyTree) -> PyTree:
     """Whether column k has no inf nor NaN, a 0-d bool at the k-th leaf of ``like``."""
-    leaves = [leaf[..., None].isfinite().flatten(1).all(1) for leaf in tree_leaves(columns)]
+    leaves = [are_finite(leaf[..., None].flatten(1), 1) for leaf in tree_leaves(columns)]
     if not leaves:  # a tree without tangent: plain training
         return tree_map(lambda leaf: torch.ones_like(leaf, dtype=torch.bool), like)
     return unstack(torch.stack(leaves).all(0), like)

@@ -7,15 +7,18 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from torch import overrides
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
 from torch.utils import _python_dispatch as python_dispatch
+from torch.utils._device import DeviceContext
 
 # private parts of torch, or parts that come and go
 _torch: Any = torch
 _forward_ad: Any = forward_ad
 _python_dispatch: Any = python_dispatch
+_overrides: Any = overrides
 
 
 def _never() -> bool:
@@ -61,6 +64,12 @@ except TypeError:
         return _torch.get_autocast_gpu_dtype() if _torch.is_autocast_enabled() else None
 
 
+def _default_device() -> tuple[Any, ...]:
+    """Where ``torch.zeros(3)`` lies; torch 2.4 says it of no ``with torch.device(...)``."""
+    stack: list[Any] = _overrides._get_current_function_mode_stack()
+    return tuple(mode.device for mode in stack if isinstance(mode, DeviceContext))
+
+
 def global_state() -> tuple[Any, ...]:
     """The modes and flags of torch that change which operations a function calls."""
     cuda, cudnn = _torch.backends.cuda, _torch.backends.cudnn
@@ -70,6 +79,7 @@ def global_state() -> tuple[Any, ...]:
         autocast_dtype("cpu"),
         autocast_dtype("cuda"),
         _torch.get_default_dtype(),
+        _default_device(),
         _torch.are_deterministic_algorithms_enabled(),
         _torch.get_float32_matmul_precision(),
         cudnn.allow_tf32,
@@ -118,6 +128,18 @@ def lookup_backend(name: str) -> Callable[..., Any]:
 
     of: Any = dynamo
     return of.lookup_backend(name)
+
+
+def forget_vector_units() -> None:
+    """Let inductor ask anew which of the processor's vector units the C++ compiler knows."""
+    import torch._inductor.codecache as codecache
+
+    try:  # torch 2.5 and newer
+        import torch._inductor.cpu_vec_isa as units
+    except ImportError:
+        units = codecache
+    _any: Any = units
+    _any.valid_vec_isa_list.cache_clear()
 
 
 def without_modes() -> AbstractContextManager[Any]:

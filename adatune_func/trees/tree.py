@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, Protocol, overload
@@ -83,7 +84,17 @@ def all_finite(*trees: PyTree) -> Tensor:
     floating = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     if not floating:
         return torch.ones((), dtype=torch.bool)
-    return torch.stack([leaf.isfinite().all() for leaf in floating]).all()
+    return torch.stack([are_finite(leaf) for leaf in floating]).all()
+
+
+def are_finite(leaf: Tensor, dim: int | None = None) -> Tensor:
+    """Whether none is inf or NaN, over all or one dim: ``|x| < inf``, and NaN is not.
+
+    Two operations fewer in a graph than ``isfinite().all()``. (0 · x = 0 is one fewer still, and
+    wrong: inductor takes it for true.)
+    """
+    finite = leaf.abs() < math.inf
+    return finite.all() if dim is None else finite.all(dim)
 
 
 def parts_of(leaf: Any) -> list[Any]:

@@ -21,6 +21,7 @@ from benchmarks.run import command_line, events, jobs, outputs, record
 from benchmarks.run.curves import draw, draw_search
 from benchmarks.run.jobs import Job, Score
 from benchmarks.run.outputs import START, Progress
+from benchmarks.run.patience import announced
 
 
 class Plan(NamedTuple):
@@ -104,7 +105,7 @@ def fit(
     args: argparse.Namespace, job: Job, plan: Plan, state: atf.TunerState, progress: Progress
 ) -> tuple[atf.TunerState, Progress]:
     """Train up to ``job.steps``; at each epoch's end validate, log, keep the best, checkpoint."""
-    wrap = atf.jit if command_line.compiles(args, job.steps) else lambda fn: fn
+    wrap = announced if command_line.compiles(args, job.steps) else lambda fn: fn
     step = atf.windowed(plan.tuner, plan.due, wrap)
     folder, notes = Path(args.out), {"optimizer": args.optimizer, "network": args.network}
     batches, rows = batches_of(args, job, plan, progress.step), []

@@ -1,15 +1,20 @@
 """Seconds to the first step: ``torch.compile(tuner.step)`` beside ``jit(tuner.step)``.
 
-    python -m benchmarks.studies.first_step --networks mlp --rounds 3
+    python -m benchmarks.studies.first_step --networks mlp lenet transformer --rounds 3
+    python -m benchmarks.studies.first_step --compilers jit "jit, real tensors"
 
 Each in a process of its own with an empty cache of compiled kernels ("cold"), then once more in a
 second process that finds them on disk ("warm"). Processor seconds of the process and its children
-(the C++ compiler), beside those by the clock: on a shared machine the clock says little.
+(the C++ compiler), beside those by the clock: on a shared machine the clock says little. What it
+takes to import inductor is in them, torch itself is not. "jit, real tensors" is what jit did first:
+inductor is given real tensors, for which it keeps no graph on disk, and asks the C++ compiler which
+vector units it knows.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import resource
 import statistics
@@ -22,12 +27,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.fx import GraphModule
 
 import adatune_func as atf
 from benchmarks.run import record
 from benchmarks.studies.models import MODELS
 
-COMPILERS = ("torch.compile", "jit")
+COMPILERS = ("torch.compile", "jit", "jit, real tensors")
 KEYS = ("network", "compiler", "cache")
 
 
@@ -36,8 +42,13 @@ def _processor_seconds() -> float:
     return sum(u.ru_utime + u.ru_stime for u in used)
 
 
+def _real_tensors(module: GraphModule, inputs: list[torch.Tensor]) -> Any:
+    made = [torch.empty_strided(x.shape, x.stride(), dtype=x.dtype).zero_() for x in inputs]
+    return torch._dynamo.lookup_backend("inductor")(module, made)
+
+
 def measured(network: str, compiler: str, batch_size: int) -> list[float]:
-    """Seconds of the first step by the clock and of the processor, and of a later step."""
+    """Seconds of the first step by the clock and of the processor, of a later step; graph nodes."""
     torch.manual_seed(0)
     model = MODELS[network]
     loss_fn, params, buffers = atf.functionalize(model.build(), F.cross_entropy)
@@ -45,8 +56,10 @@ def measured(network: str, compiler: str, batch_size: int) -> list[float]:
     state = tuner.init(params, {"lr": 0.01}, buffers)
     batch = (torch.randn(batch_size, *model.shape), torch.randint(0, 10, (batch_size,)))
     began, used = time.perf_counter(), _processor_seconds()
-    compiled: Any = torch.compile(tuner.step, fullgraph=True)
-    step = atf.jit(tuner.step) if compiler == "jit" else compiled
+    if compiler == "torch.compile":
+        step: Any = torch.compile(tuner.step, fullgraph=True)
+    else:
+        step = atf.jit(tuner.step, backend="inductor" if compiler == "jit" else _real_tensors)
     step(state, batch, batch)
     first = [time.perf_counter() - began, _processor_seconds() - used]
     step(state, batch, batch)
@@ -55,7 +68,8 @@ def measured(network: str, compiler: str, batch_size: int) -> list[float]:
         used = time.process_time()
         step(state, batch, batch)
         later.append(time.process_time() - used)
-    return [*first, statistics.median(later)]
+    graph = None if compiler == "torch.compile" else step.graph(state, batch, batch).graph
+    return [*first, statistics.median(later), len(graph.nodes) if graph else math.nan]
 
 
 def child(network: str, compiler: str, cache: str, given: Any) -> list[float]:
@@ -68,12 +82,37 @@ def child(network: str, compiler: str, cache: str, given: Any) -> list[float]:
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
     }
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return [float(number) for number in done.stdout.split()[-3:]]
+    return [float(number) for number in done.stdout.split()[-4:]]
+
+
+def rounds(network: str, compiler: str, given: Any) -> list[dict[str, Any]]:
+    """A row for the empty cache of kernels and one for the full, medians of ``given.rounds``."""
+    found: dict[str, list[list[float]]] = {"cold": [], "warm": []}
+    kernels: list[int] = []
+    for _ in range(given.rounds):
+        with tempfile.TemporaryDirectory() as cache:
+            for state, times in found.items():
+                times.append(child(network, compiler, cache, given))
+                print(network, compiler, state, times[-1], flush=True)
+            kernels.append(len(list(Path(cache).glob("*/*.main.cpp"))))
+    return [
+        {
+            **{"network": network, "compiler": compiler, "cache": state},
+            "seconds": statistics.median(clock for clock, _, _, _ in times),
+            "processor seconds": statistics.median(used for _, used, _, _ in times),
+            "ms a later step": 1000 * statistics.median(later for _, _, later, _ in times),
+            "nodes": None if compiler == "torch.compile" else int(times[0][3]),
+            "C++ files": kernels[0],
+            "rounds": given.rounds,
+        }
+        for state, times in found.items()
+    ]
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--networks", nargs="+", default=["mlp"], choices=list(MODELS))
+    parser.add_argument("--compilers", nargs="+", default=list(COMPILERS), choices=list(COMPILERS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -86,26 +125,10 @@ def main(argv: list[str] | None = None) -> None:
         print(*measured(network, compiler, given.batch_size))
         return
     for network in given.networks:
-        found: dict[tuple[str, str], list[list[float]]] = {}
-        for _ in range(given.rounds):
-            for compiler in COMPILERS:
-                with tempfile.TemporaryDirectory() as cache:
-                    for state in ("cold", "warm"):
-                        seconds = child(network, compiler, cache, given)
-                        found.setdefault((compiler, state), []).append(seconds)
-                        print(network, compiler, state, seconds, flush=True)
-        rows = [
-            {
-                **{"network": network, "compiler": compiler, "cache": state},
-                "seconds": statistics.median(clock for clock, _, _ in times),
-                "processor seconds": statistics.median(used for _, used, _ in times),
-                "ms a later step": 1000 * statistics.median(later for _, _, later in times),
-                "rounds": given.rounds,
-            }
-            for (compiler, state), times in found.items()
-        ]
-        record.merge(given.output, rows, KEYS, record.provenance(vars(given)))
-        print(record.table(rows, list(rows[0])), flush=True)
+        for compiler in given.compilers:
+            rows = rounds(network, compiler, given)
+            record.merge(given.output, rows, KEYS, record.provenance(vars(given)))
+            print(record.table(rows, list(rows[0])), flush=True)
 
 
 if __name__ == "__main__":
