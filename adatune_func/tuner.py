@@ -116,7 +116,8 @@ def marthe(
     Source: Donini et al. 2020, "MARTHE: Scheduling the learning rate via online hypergradients".
     """
     discount = mu if isinstance(mu, Discount) else constant(mu)
-    if outer == "next_batch" and discount.uses_grads:
+    wants_grads = discount.uses_grads
+    if outer == "next_batch" and wants_grads:
         discount = lagged(discount)
     outer_loss_fn = val_loss_fn or plain_loss(loss_fn)
     rule = within(hyper_update, own_domains(loss_fn))
@@ -136,7 +137,7 @@ def marthe(
         state = initial(loss_fn, optimizer, params, hparams, buffers)
         if tuned_in(loss_fn, state.hparams):
             check_judged(loss_fn, state.hparams, val_loss_fn)
-            if outer == "next_batch" and discount.uses_grads:
+            if outer == "next_batch" and wants_grads:
                 raise ValueError(_GRADS_TOO_LATE)
         elif outer == "next_batch" and val_loss_fn is not None:
             raise ValueError('val_loss_fn is never called with outer="next_batch": leave it out')
