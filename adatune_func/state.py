@@ -23,7 +23,7 @@ from . import guard
 from .curvature import own_hparams
 from .guard import GuardState
 from .optimizers import Optimizer, checked_hparams
-from .recursion import Inner
+from .recursion import Inner, discounted
 from .rules import HyperUpdate, SnrState, Trail, snr
 from .trees import (
     Batch,
@@ -161,6 +161,11 @@ def initial(
         trail=Trail(zero.repeat(count), zero.repeat(count)),
         tuning=torch.ones_like(zero),
     )
+
+
+def remembered(state: TunerState, share: Tensor) -> TunerState:
+    """``state`` with that share of Z and of its trail: mu of them, or none after a plain step."""
+    return state._replace(z=discounted(share, state.z), trail=discounted(share, state.trail))
 
 
 class Observed(NamedTuple):

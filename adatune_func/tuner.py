@@ -15,6 +15,8 @@ and with "next_batch", where each training batch is the outer sample of the step
     η, mu          ← their rules
     (u, Z)         ← (Phi(u, η), A (mu Z) + B)  with the new η
 
+where a hyperparameter of the loss is tuned, with ``h ← <∇E(w), Z>`` of the plain loss on that batch
+before all of it. The hvp is of the training loss along Z and, for these, along η itself.
 ``train`` takes ``u ← Phi(u, η)`` and leaves η. The Z that it leaves behind is the tangent of no
 step any more: the next ``step`` starts from Z = 0.
 """
@@ -53,7 +55,7 @@ from .rules import (
     within,
 )
 from .rules import bound as bounds
-from .state import Info, Observed, Outcome, Tuner, TunerState, checked, initial, settle
+from .state import Info, Observed, Outcome, Tuner, TunerState, checked, initial, remembered, settle
 from .trees import (
     Batch,
     Buffers,
@@ -116,8 +118,8 @@ def marthe(
     Source: Donini et al. 2020, "MARTHE: Scheduling the learning rate via online hypergradients".
     """
     discount = mu if isinstance(mu, Discount) else constant(mu)
-    wants_grads = discount.uses_grads
-    if outer == "next_batch" and wants_grads:
+    grads_are_late = outer == "next_batch" and discount.uses_grads
+    if grads_are_late:
         discount = lagged(discount)
     outer_loss_fn = val_loss_fn or plain_loss(loss_fn)
     rule = within(hyper_update, own_domains(loss_fn))
@@ -136,9 +138,7 @@ def marthe(
         check_kind("hvp", hvp, Callable, "a function such as exact or finite_difference()")
         state = initial(loss_fn, optimizer, params, hparams, buffers)
         if tuned_in(loss_fn, state.hparams):
-            check_judged(loss_fn, state.hparams, val_loss_fn)
-            if outer == "next_batch" and wants_grads:
-                raise ValueError(_GRADS_TOO_LATE)
+            check_judged(loss_fn, state.hparams, val_loss_fn, grads_are_late)
         elif outer == "next_batch" and val_loss_fn is not None:
             raise ValueError('val_loss_fn is never called with outer="next_batch": leave it out')
         return state._replace(
@@ -257,17 +257,6 @@ def marthe(
     return Tuner(init, step, train)
 
 
-_GRADS_TOO_LATE = (
-    'with outer="next_batch" a hyperparameter of the loss moves before the training gradient is '
-    "taken, and this discount wants that gradient: take a constant mu, or validation"
-)
-
-
-def remembered(state: TunerState, share: Tensor) -> TunerState:
-    """``state`` with that share of Z and of its trail: mu of them, or none after a plain step."""
-    return state._replace(z=discounted(share, state.z), trail=discounted(share, state.trail))
-
-
 def rtho(loss_fn: LossFn, optimizer: Optimizer, **kwargs: Any) -> Tuner:
     """:func:`marthe` with ``mu = 1``: the derivative of the whole run so far.
 
@@ -280,7 +269,8 @@ def rtho(loss_fn: LossFn, optimizer: Optimizer, **kwargs: Any) -> Tuner:
 def hd(loss_fn: LossFn, optimizer: Optimizer, **kwargs: Any) -> Tuner:
     """:func:`marthe` with ``mu = 0``, no curvature and "next_batch": the price of plain training.
 
-    With sgd and the additive rule ``lr_t = lr_{t-1} + β <g_t, g_{t-1}>``.
+    With sgd and the additive rule ``lr_t = lr_{t-1} + β <g_t, g_{t-1}>``. What stands in a
+    :class:`Loss` is tuned for a gradient of its plain loss and one more pass backward a column.
     Source: Baydin et al. 2018, "Online learning rate adaptation with hypergradient descent".
     """
     defaults: dict[str, Any] = {"mu": 0.0, "hvp": no_curvature, "outer": "next_batch"}

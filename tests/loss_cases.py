@@ -22,6 +22,14 @@ def two_tasks(output: Tensor, target: Tensor, weight: Any = 0.0) -> Tensor:
     return F.cross_entropy(output, target) + weight * F.cross_entropy(output.flip(1), target)
 
 
+def named_tasks(output: Tensor, target: Tensor, tasks: Any = None) -> Tensor:
+    """A weight by name for each of three."""
+    one, two = F.cross_entropy(output, target), F.cross_entropy(output.flip(1), target)
+    if tasks is None:
+        return one
+    return tasks["one"] * one + tasks["two"] * two + tasks["size"] * output.square().mean()
+
+
 def tempered(output: Tensor, target: Tensor, temperature: Any = 1.0) -> Tensor:
     return F.cross_entropy(output / temperature, target)
 
@@ -53,6 +61,7 @@ LOSSES: dict[str, tuple[Any, dict[str, Any]]] = {
     "penalty": (Penalized, {"penalty": 0.01}),
     "temperature": (tempered, {"temperature": 0.8}),
     "classes": (weighted, {"classes": (1.0, 0.5, 2.0, 1.5, 0.7)}),
+    "tasks": (named_tasks, {"tasks": {"one": 1.0, "two": 0.3, "size": 0.1}}),
 }
 
 DOMAINS: dict[str, tuple[float, float]] = {"smoothing": (0.0, 1.0)}
@@ -65,7 +74,9 @@ def loss_problem(name: str, steps: int = 5, dtype: torch.dtype = torch.float64) 
     body: nn.Module = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 5)).to(dtype)
     if criterion is Penalized:
         body, criterion = Penalized(body), None
-    given = {n: torch.tensor(v, dtype=dtype) for n, v in hparams.items()}
+    given = {
+        n: v if isinstance(v, dict) else torch.tensor(v, dtype=dtype) for n, v in hparams.items()
+    }
     loss_fn, params, buffers = atf.functionalize(
         body, criterion, hparams=given, domains={n: DOMAINS[n] for n in hparams if n in DOMAINS}
     )

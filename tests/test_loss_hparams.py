@@ -173,12 +173,14 @@ def test_gauss_newton_names_the_loss_that_it_cannot_look_into():
         run_of(problem, atf.sgd(), {"penalty": 0.01}, hvp=atf.gauss_newton)
 
 
-def test_a_shared_product_leaves_a_loss_its_own():
-    """One product for two learning rates, one for each class's weight: h of a loss stays exact."""
-    problem, steps = loss_problem("classes", steps=3), []
+@pytest.mark.parametrize("name", ["classes", "tasks"])
+def test_a_shared_product_leaves_a_loss_its_own(name):
+    """One product for two learning rates, one for each number of the loss, whose h stays exact."""
+    problem, steps = loss_problem(name, steps=3), []
     optimizer = atf.by_prefix(atf.sgd(lr=0.1, momentum=0.9))
-    hparams = {"lr": {"0": 0.05, "2": 0.02}, **LOSSES["classes"][1]}
-    given = {"lr": hparams["lr"], "classes": torch.tensor(hparams["classes"])}
+    hparams = {"lr": {"0": 0.05, "2": 0.02}, **LOSSES[name][1]}
+    value = LOSSES[name][1][name]
+    given = {"lr": hparams["lr"], name: torch.tensor(value) if name == "classes" else value}
 
     def counted(grad_fn, params, batch, v):
         steps.append(tree_leaves(v)[0].shape[0])
@@ -186,9 +188,11 @@ def test_a_shared_product_leaves_a_loss_its_own():
 
     got = run_of(problem, optimizer, hparams, hvp=atf.shared_product(counted, given))
     want = run_of(problem, optimizer, hparams)
-    assert steps == [6, 6, 6]
-    assert_close(got[:5], want[:5], 1e-12)  # sorted: classes, then lr
-    assert sum(got[5:]) == pytest.approx(sum(want[5:]), rel=1e-12) and got[5] != want[5]
+    assert steps == [len(value) + 1] * 3
+    lr = slice(0, 2) if name == "tasks" else slice(5, 7)  # leaves are sorted by name
+    assert sum(got[lr]) == pytest.approx(sum(want[lr]), rel=1e-12) and got[lr] != want[lr]
+    del got[lr], want[lr]
+    assert_close(got, want, 1e-12)
 
 
 # Compiled, many at once, kept

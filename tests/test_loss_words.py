@@ -1,4 +1,4 @@
-"""A loss with hyperparameters: what is refused, torch's own losses, check_tangents, coordinates."""
+"""A loss with hyperparameters: what is refused, torch's own losses, check_tangents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import nn
 
 import adatune_func as atf
 from adatune_func.curvature.tensor_arguments import TensorArguments
-from adatune_func.rules.coordinates import line_of
 from adatune_func.trees import tree_leaves
 from tests.cases import start
 from tests.checked import checked, errors
@@ -233,61 +232,3 @@ def test_check_tangents_names_what_has_no_derivative():
     report = checked(problem._replace(loss_fn=loss_fn), hparams={"smoothing": 0.2})["smoothing"]
     (sentence,) = report.says
     assert "product H Z of smoothing" in sentence and "keep it a tensor" in sentence
-
-
-# Coordinates
-
-
-@pytest.mark.parametrize(
-    ("name", "domain", "etas"),
-    [
-        ("s", (0.0, 1.0), [1e-4, 0.3, 0.999]),
-        ("s", (-2.0, 3.0), [-1.9, 0.0, 2.5]),
-        ("s", (0.0, math.inf), [1e-6, 2.0, 1e3]),
-        ("s", (-math.inf, math.inf), [-4.0, 0.0, 7.0]),
-        ("momentum", atf.DOMAINS["momentum"], [0.0, 0.9, 0.999]),
-    ],
-)
-def test_a_line_is_one(name, domain, etas):
-    """Steps add up, the slope is that of the line, and no step leaves the domain."""
-    line = line_of(name, domain)
-    for eta in torch.tensor(etas, dtype=torch.float64):
-        one, two = torch.tensor(0.3, dtype=torch.float64), torch.tensor(-0.5, dtype=torch.float64)
-        there = line.shifted(line.shifted(eta, one), two)
-        torch.testing.assert_close(there, line.shifted(eta, one + two), rtol=1e-12, atol=1e-12)
-        slope = -torch.func.grad(lambda d, eta=eta: line.shifted(eta, d))(torch.zeros_like(eta))
-        torch.testing.assert_close(line.slope(eta), slope, rtol=1e-12, atol=1e-15)
-        for far in (-50.0, 50.0):
-            far = line.shifted(eta, torch.tensor(far, dtype=torch.float64)).clamp(*line.ends)
-            assert domain[0] <= far <= domain[1] and line.slope(far) != 0
-
-
-@pytest.mark.parametrize("rule", [atf.relative(step=1.0), atf.additive(1e6)])
-def test_a_value_stays_in_the_domain_that_its_loss_says(rule):
-    problem = loss_problem("smoothing", steps=1)
-    tuner = atf.marthe(problem.loss_fn, atf.sgd(lr=0.1), hyper_update=rule, mu=0.0)
-    for value in (0.02, 0.98):
-        state = start(problem, tuner, {"smoothing": value})
-        for _ in range(8):
-            state, _ = tuner.step(state, *problem.batches[0])
-            assert 0 <= state.hparams["smoothing"] <= 1
-        assert state.hparams["smoothing"] != value
-
-
-def test_the_bound_measures_on_the_line():
-    problem, seen = loss_problem("smoothing", steps=2), []
-
-    def watching(size, path):
-        seen.append((size, path))
-        return torch.ones_like(size)
-
-    tuner = atf.marthe(problem.loss_fn, atf.sgd(lr=0.1), mu=1.0, bound=watching)
-    states = [start(problem, tuner, {"lr": 0.1, "smoothing": 0.2})]
-    for pair in problem.batches:
-        states.append(tuner.step(states[-1], *pair)[0])
-    size, path = seen[-1]
-    z = states[-1].z.params
-    lengths = torch.stack([leaf.flatten(1).square().sum(1) for leaf in z.values()]).sum(0).sqrt()
-    lr, smoothing = (states[-1].hparams[name] for name in ("lr", "smoothing"))
-    torch.testing.assert_close(size, lengths * torch.stack([lr, smoothing * (1 - smoothing)]))
-    assert (path > 0).all() and smoothing != 0.2

@@ -78,13 +78,27 @@ def plain_loss(loss_fn: LossFn) -> LossFn:
     return loss_fn.plain or loss_fn if isinstance(loss_fn, Loss) else loss_fn
 
 
-def check_judged(loss_fn: LossFn, hparams: HParams, val_loss_fn: LossFn | None) -> None:
-    """Raise ValueError where a loss would judge the hyperparameters that stand in it."""
+def check_judged(
+    loss_fn: LossFn,
+    hparams: HParams,
+    val_loss_fn: LossFn | None,
+    grads_are_late: bool = False,
+) -> None:
+    """Raise ValueError where a loss would judge the hyperparameters that stand in it.
+
+    ``grads_are_late``: mu is chosen by the gradient of the very step.
+    """
     if val_loss_fn is None and plain_loss(loss_fn) is loss_fn:
         raise ValueError(
             f"{', '.join(tuned_in(loss_fn, hparams))} is tuned inside the training loss, which "
             "must not judge it: give the plain loss, val_loss_fn=..., or let the criterion have "
             "its neutral value as default, def criterion(output, target, smoothing=0.0)"
+        )
+    if grads_are_late:
+        raise ValueError(
+            'with outer="next_batch" a hyperparameter of the loss moves before the training '
+            "gradient is taken, and this discount wants that gradient: take a constant mu, or "
+            "validation"
         )
 
 
