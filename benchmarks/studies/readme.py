@@ -8,7 +8,6 @@ drawn. A test compares README with what this module would write.
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from collections.abc import Callable
@@ -16,18 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.run import record
-from benchmarks.studies import robustness
+from benchmarks.studies import recipe_figure
 
 README = Path(__file__).parents[2] / "README.md"
 MARKED = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
-#: The tasks of robustness.py as README calls them.
-TASKS = {
-    "digits_mlp": "digits, MLP",
-    "digits": "digits, LeNet",
-    "mnist": "MNIST, MLP",
-    "cifar_10": "CIFAR-10, small CNN",
-}
 #: (network, channels_last) of speed.py as README calls them.
 SPEED = {
     ("mlp", False): "MLP, batch 128",
@@ -48,8 +40,6 @@ STEPS = {
     "reverse_over_reverse": "by reverse",
     "classic eager": "classic",
 }
-OPTIMIZERS = (("sgd", "SGD"), ("adamw", "AdamW"))
-OURS = (("marthe", ""), ("marthe_averaged", ", averaged"))
 #: Presets, the strategy that curvature.py knows them by, the method that robustness.py does.
 BARGAINS = {
     "`exact`": ("exact", "marthe"),
@@ -76,30 +66,9 @@ def grid(head: list[str], lines: list[list[str]]) -> str:
 
 
 def starts() -> str:
-    """Mean (worst) test accuracy of MARTHE by start, and of the best cosine."""
-    lines = []
-    for task, title in TASKS.items():
-        if not (record.RESULTS / f"robustness_{task}.json").exists():
-            continue
-        rows = kept(f"robustness_{task}")["rows"]
-        for (optimizer, name), (method, said) in itertools.product(OPTIMIZERS, OURS):
-            cells = [row for row in robustness.summary(rows) if row["optimizer"] == optimizer]
-            ours = {row["start"]: row for row in cells if row["method"] == method}
-            cosines = [row for row in cells if row["method"] == "cosine"]
-            if set(ours) >= set(robustness.STARTS) and cosines:
-                best = max(cosines, key=lambda row: row["mean"])
-                accuracies = [_mean_worst(ours[start]) for start in robustness.STARTS]
-                seeds = min(row["seeds"] for row in [*ours.values(), best])
-                few = "" if seeds >= 3 else f", {seeds} seed only"
-                lines.append([f"{title}, {name}{said}{few}", *accuracies, f"{_mean_worst(best)}"])
-    heads = [
-        f"{start:.0e}".replace("e-0", "e-").replace("1e+00", "1") for start in robustness.STARTS
-    ]
-    return grid(["from lr", *heads, "best cosine"], lines)
-
-
-def _mean_worst(row: dict[str, Any]) -> str:
-    return f"{row['mean']:.1f} ({row['worst']:.1f})"
+    """Mean (worst) of the recipe by start, and of the best cosine."""
+    heads = [f"{start:g}".replace("1e-0", "1e-") for start in recipe_figure.STARTS]
+    return grid(["from lr", *heads, "best cosine"], recipe_figure.lines())
 
 
 def speed() -> str:

@@ -2,7 +2,8 @@
 
     python -m benchmarks.studies.recipe_figure      # draws results/recipe.png
 
-From results/recipe.json; cosine's runs from starts that its grid in recipe.json leaves out are those of ``robustness.py``.
+From results/recipe.json; cosine's runs from starts that its grid there leaves out are those of
+``robustness.py``.
 """
 
 from __future__ import annotations
