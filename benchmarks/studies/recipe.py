@@ -28,6 +28,7 @@ import adatune_func as atf
 from adatune_func import data, schedules
 from benchmarks.run import record
 from benchmarks.studies import characters, rivals
+from benchmarks.studies.contenders import MORE
 from benchmarks.studies.tasks import OPTIMIZERS, TASKS, evaluate, pairs_of
 
 KEYS = ("task", "optimizer", "method", "start", "seed", "steps")
@@ -77,6 +78,8 @@ def work_of(args: argparse.Namespace) -> Work:
 #: ``make(loss_fn, optimizer, steps, wrap) -> Recipe``
 METHODS: dict[str, Callable[..., atf.Recipe]] = {
     "recipe": atf.recipe,
+    "recipe, half the length": functools.partial(atf.recipe, due=atf.windows(200, 25, 250)),
+    "recipe, three tuned": atf.recipe,
     "cut": functools.partial(atf.recipe, bound=atf.cut(1.0)),
     "no_bound": functools.partial(atf.recipe, bound=None),
 }
@@ -92,7 +95,9 @@ def runs_of(args: argparse.Namespace, work: Work, method: str) -> Callable[[floa
     if method == "cosine":
         train = wrap(atf.plain(loss_fn, optimizer).step)
         return functools.partial(_cosine_run, work, atf.plain(loss_fn, optimizer), train)
-    return functools.partial(_run, work, METHODS[method](loss_fn, optimizer, work.steps, wrap=wrap))
+    more = MORE[args.optimizer] if method == "recipe, three tuned" else {}
+    made = METHODS[method](loss_fn, optimizer, work.steps, wrap=wrap)
+    return functools.partial(_run, work, made, more)
 
 
 def _started(work: Work, seed: int) -> tuple[nn.Module, Any, Any]:
@@ -102,9 +107,11 @@ def _started(work: Work, seed: int) -> tuple[nn.Module, Any, Any]:
     return model, params, buffers
 
 
-def _run(work: Work, its: atf.Recipe, start: float, seed: int) -> dict[str, Any]:
+def _run(
+    work: Work, its: atf.Recipe, more: dict[str, float], start: float, seed: int
+) -> dict[str, Any]:
     model, params, buffers = _started(work, seed)
-    state = its.init(params, {"lr": start}, buffers)
+    state = its.init(params, {"lr": start, **more}, buffers)
     lrs, shortened, refused, tuned = [], torch.zeros(()), torch.zeros(()), 0
     for t, pair in zip(range(work.steps), work.pairs(seed), strict=False):
         if t % max(work.steps // 10, 1) == 0:
@@ -120,7 +127,9 @@ def _run(work: Work, its: atf.Recipe, start: float, seed: int) -> dict[str, Any]
         **scores,
         "lrs": [*lrs, float(state.hparams["lr"])],
         "tuned": tuned,
-        "products_a_step": round(1 + 3 * tuned / work.steps, 3),
+        # a tuned step is 2 plain ones and 2 more a column
+        "products_a_step": round(1 + (3 + 2 * len(more)) * tuned / work.steps, 3),
+        "ends": {name: float(state.hparams[name]) for name in more},
         "shortened": int(shortened),
         "refused": int(refused),
     }
