@@ -48,7 +48,7 @@ def mean(group: Any = None) -> Mean:
 
     Floating-point leaves become their mean, in the widest of their dtypes; bools become "on any
     rank". Integers, which count steps, are left to count on each rank. In a process by itself it
-    is the identity.
+    is the identity; a group that is given is used, even one of a single rank.
 
     Under it each rank's loss has to be a mean over as many samples: where some are left out
     (``ignore_index``), the mean of the ranks' means weighs them by rank.
@@ -57,7 +57,7 @@ def mean(group: Any = None) -> Mean:
         RuntimeError: in one of several processes (``WORLD_SIZE``) before ``init_process_group``.
     """
     count = _size(group)
-    if count == 1:
+    if group is None and count == 1:
         return alone
 
     def over_ranks(tree: PyTree) -> PyTree:
