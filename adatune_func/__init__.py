@@ -1,6 +1,6 @@
 """Tune learning rates and other hyperparameters while a network trains, by hypergradients."""
 
-from . import checkpoint, guard, recursion, schedules, search, shapes
+from . import checkpoint, guard, recursion, replicas, schedules, search, shapes
 from . import curvature as hvp
 from .check import check_tangents
 from .checkpoint import load, save
@@ -135,6 +135,7 @@ __all__ = [
     "cool_down",
     "effective_lr",
     "load",
+    "replicas",
     "save",
     "schedules",
     "search",

@@ -13,6 +13,7 @@ from torch import Tensor
 from .curvature import Gradient, at_values
 from .optimizers import Optimizer
 from .recursion import Inner, phi
+from .replicas import together
 from .rules import HyperUpdate, snr
 from .state import Info, Observed, Tuner, TunerState, checked, initial, settle
 from .trees import (
@@ -20,9 +21,12 @@ from .trees import (
     Buffers,
     HParams,
     LossFn,
+    Mean,
     Params,
     Signal,
     all_finite,
+    alone,
+    check_kind,
     is_a,
     scalar_like,
     tree_map,
@@ -35,6 +39,7 @@ def trained(
     rule: HyperUpdate | None,
     state: TunerState,
     batch: Batch,
+    mean: Mean = alone,
 ) -> tuple[TunerState, Info]:
     """One step of training at the price of one; what it saw is told as if h were 0.
 
@@ -43,6 +48,8 @@ def trained(
     """
     grad_fn = Gradient(at_values(loss_fn, state.hparams), state.buffers)
     grads, (loss, buffers) = grad_fn(state.params, batch)
+    seen = grads, loss, ~all_finite(batch)
+    (grads, loss, tainted), buffers = together(mean, seen, buffers, state.buffers)
     u = phi(optimizer, grads, Inner(state.params, state.opt_state), state.hparams)
     still = state._replace(z=Inner({}, {}))  # as it is: not to be looked at, nor copied
     candidate = still._replace(
@@ -60,14 +67,18 @@ def trained(
         mu=torch.zeros_like(loss),
         kept=ones,
         faulty=~all_finite(loss, grads),
-        tainted=~all_finite(batch),
+        tainted=tainted,
     )
     kept, info = settle(still, candidate, observed, None, rule)
     return kept._replace(z=state.z), info
 
 
 def plain(
-    loss_fn: LossFn, optimizer: Optimizer, schedule: Callable[[Tensor], Tensor] | None = None
+    loss_fn: LossFn,
+    optimizer: Optimizer,
+    schedule: Callable[[Tensor], Tensor] | None = None,
+    *,
+    mean: Mean = alone,
 ) -> Tuner:
     """Ordinary training with the same State and Info: nothing is tuned, there is no tangent.
 
@@ -75,7 +86,7 @@ def plain(
 
     What ``hparams`` holds overrides the values of optimizer and loss for the run. With a
     ``schedule``, ``lr = schedule(t)`` for step t = 0, 1, ..., a 0-d tensor, whatever lr ``hparams``
-    holds; see the module ``schedules``.
+    holds; see the module ``schedules``. ``mean=replicas.mean()``: one run on many devices.
 
     Raises:
         TypeError: at ``init``, for a schedule that returns anything but a 0-d tensor.
@@ -84,6 +95,7 @@ def plain(
     def init(
         params: Params, hparams: HParams | None = None, buffers: Buffers | None = None
     ) -> TunerState:
+        check_kind("mean", mean, Callable, "replicas.mean()")
         state = initial(loss_fn, optimizer, params, hparams or {}, buffers)
         count = scalar_like(state.params, 0.0)
         hparams = state.hparams
@@ -104,7 +116,7 @@ def plain(
         with checked(state), torch.no_grad():
             if not is_a(state.hyper_state, Tensor):
                 raise ValueError("this state is one of a tuner's, not of plain: start from init")
-            kept, info = trained(loss_fn, optimizer, None, state, batch)
+            kept, info = trained(loss_fn, optimizer, None, state, batch, mean)
             count = state.hyper_state + 1  # null steps count, too: a schedule has an end
             if schedule is not None:
                 kept = kept._replace(hparams={**kept.hparams, "lr": schedule(count)})

@@ -34,6 +34,7 @@ from .trees import (
     PyTree,
     Signal,
     all_finite,
+    autocast_dtype,
     check_kind,
     checked_buffers,
     checked_params,
@@ -98,8 +99,8 @@ def checked(state: Any) -> AbstractContextManager[None]:
     """Where a step runs, which says so when it is given what no ``init`` of its tuner made.
 
     Raises:
-        TypeError: for what is no state, for a hyperparameter that is no tensor, and for the state
-            of another optimizer, rule or mu.
+        TypeError: under float16 autocast; for what is no state, for a hyperparameter that is no
+            tensor, and for the state of another optimizer, rule or mu.
     """
     if is_compiling():
         return nullcontext()
@@ -107,6 +108,11 @@ def checked(state: Any) -> AbstractContextManager[None]:
         raise TypeError(
             f"step takes the state that init returns, got {type_name(state)}; step itself returns "
             "(state, info)"
+        )
+    if torch.float16 in map(autocast_dtype, ("cpu", "cuda")):
+        raise TypeError(
+            "a step under float16 autocast loses gradients below 6e-8, which is why others scale "
+            "the loss; take torch.bfloat16, which needs none"
         )
     for leaf in tree_leaves(state.hparams):
         if not is_a(leaf, Tensor):

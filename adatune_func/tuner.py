@@ -42,6 +42,7 @@ from .curvature import (
 from .optimizers import Optimizer, at_params
 from .plain_training import trained
 from .recursion import Inner, advance, discounted, hypergradient
+from .replicas import together
 from .rules import (
     Bound,
     Discount,
@@ -62,9 +63,11 @@ from .trees import (
     HParams,
     Hvp,
     LossFn,
+    Mean,
     Params,
     Signal,
     all_finite,
+    alone,
     check_bound,
     check_kind,
     columns,
@@ -86,6 +89,7 @@ def marthe(
     val_loss_fn: LossFn | None = None,
     clip_outer: float | None = None,
     bound: Bound | None = None,
+    mean: Mean = alone,
 ) -> Tuner:
     """Training that tunes what is in ``hparams``, with tangents discounted by mu.
 
@@ -105,6 +109,7 @@ def marthe(
         clip_outer: clip the entries of the outer gradient to [-c, c].
         bound: what becomes of a tangent that is longer than its path, ``cut()`` or
             ``begin_again()``; see :mod:`adatune_func.rules.bound`.
+        mean: over ranks, each with its part of the batches: ``replicas.mean()``.
 
     A step that would break the run is a null step, ``info.accepted`` is False. Batches that
     spoil loss or gradient are skipped, a candidate that is not finite is refused. Where lr is
@@ -136,6 +141,7 @@ def marthe(
             check_bound("clip_outer", clip_outer)
         check_kind("hyper_update", hyper_update, HyperUpdate, "relative(), additive() or another")
         check_kind("hvp", hvp, Callable, "a function such as exact or finite_difference()")
+        check_kind("mean", mean, Callable, "replicas.mean()")
         state = initial(loss_fn, optimizer, params, hparams, buffers)
         if tuned_in(loss_fn, state.hparams):
             check_judged(loss_fn, state.hparams, val_loss_fn, grads_are_late)
@@ -146,7 +152,9 @@ def marthe(
             hyper_state=rule.init(state.hparams),
         )
 
-    def differentiate(state: TunerState, batch: Batch) -> tuple[Params, Params, Tensor, Buffers]:
+    def differentiate(
+        state: TunerState, batch: Batch
+    ) -> tuple[tuple[Params, Params, Tensor, Tensor], Buffers]:
         tuned, carried = tree_leaves(state.hparams), tree_leaves(state.z.params)
         if tuned and not carried:
             raise ValueError("this state has no tangent, as those of plain: start from init")
@@ -158,8 +166,10 @@ def marthe(
             batch,
             state.z.params,
             state.hparams,
+            mean,
         )
-        return grads, dg, loss, buffers
+        seen = grads, dg, loss, ~all_finite(batch)
+        return together(mean, seen, buffers, state.buffers)
 
     def move(state: TunerState, grads: Params, dg: Params) -> TunerState:
         u = Inner(state.params, state.opt_state)
@@ -204,15 +214,15 @@ def marthe(
     ) -> tuple[TunerState, Info]:
         mu = state.mu_state.mu
         known = remembered(state, mu * state.tuning)
-        grads, dg, loss, buffers = differentiate(known, batch)
+        (grads, dg, loss, tainted), buffers = differentiate(known, batch)
         candidate = move(known, grads, dg)._replace(buffers=buffers)
         judged, before = (optimizer.judged(s.params, s.opt_state) for s in (candidate, state))
-        outer_grads, direct, val_loss = outer_gradient(
-            outer_loss_fn, buffers, judged, val_batch, state.hparams
-        )
+        of_outer = outer_gradient(outer_loss_fn, buffers, judged, val_batch, state.hparams)
+        seen = *of_outer, tainted | ~all_finite(val_batch)
+        outer_grads, direct, val_loss, tainted = mean(seen)
         candidate, signal, ratio = tune(candidate, outer_grads, direct, grads, known.z)
         candidate, kept = within_bound(candidate)
-        faulty, tainted = ~all_finite(loss, grads), ~all_finite(batch, val_batch)
+        faulty = ~all_finite(loss, grads)
         observed = Observed(loss, val_loss, signal, ratio, mu, kept, faulty, tainted)
         outcome = Outcome(outer_grads, tree_map(torch.sub, judged, before))
         return settle(state, candidate, observed, outcome, rule)
@@ -220,22 +230,22 @@ def marthe(
     def next_batch_step(state: TunerState, batch: Batch) -> tuple[TunerState, Info]:
         known = remembered(state, state.tuning)
         if tuned_in(loss_fn, state.hparams):  # what judges is another loss than what trains
-            outer_grads, direct, val_loss = outer_gradient(
+            judged = outer_gradient(
                 outer_loss_fn, state.buffers, state.params, batch, state.hparams
             )
+            outer_grads, direct, val_loss = mean(judged)
             steered, signal, ratio = tune(known, outer_grads, direct, outer_grads, known.z)
             steered = remembered(steered, steered.mu_state.mu)
-            grads, dg, loss, buffers = differentiate(steered, batch)
+            (grads, dg, loss, tainted), buffers = differentiate(steered, batch)
         else:
-            grads, dg, loss, buffers = differentiate(known, batch)
+            (grads, dg, loss, tainted), buffers = differentiate(known, batch)
             val_loss = loss
             steered, signal, ratio = tune(known, grads, {}, grads, known.z)
             steered = remembered(steered, steered.mu_state.mu)
             dg = discounted(steered.mu_state.mu, dg)  # H is linear: mu may come after the product
         candidate = move(steered, grads, dg)._replace(buffers=buffers)
         candidate, kept = within_bound(candidate)
-        faulty, tainted = ~all_finite(loss, grads), ~all_finite(batch)
-        mu = candidate.mu_state.mu
+        faulty, mu = ~all_finite(loss, grads), candidate.mu_state.mu
         observed = Observed(loss, val_loss, signal, ratio, mu, kept, faulty, tainted)
         return settle(state, candidate, observed, None, rule)
 
@@ -252,7 +262,7 @@ def marthe(
 
     def train(state: TunerState, batch: Batch) -> tuple[TunerState, Info]:
         with checked(state), torch.no_grad():
-            return trained(loss_fn, optimizer, rule, state, batch)
+            return trained(loss_fn, optimizer, rule, state, batch, mean)
 
     return Tuner(init, step, train)
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import adatune_func as atf
-from adatune_func import schedules
+from adatune_func import replicas, schedules
 from benchmarks.run import command_line, training
 from benchmarks.run.jobs import Job
 
@@ -83,11 +83,16 @@ def build(args: argparse.Namespace, job: Job) -> training.Plan:
         hyper_lr = options["hyper_lr"]
         rule = atf.relative() if hyper_lr is None else atf.additive(hyper_lr)
         tuner = atf.hd(
-            job.model.loss_fn, optimizer, hyper_update=rule, clip_outer=args.grad_clipping
+            job.model.loss_fn,
+            optimizer,
+            hyper_update=rule,
+            clip_outer=args.grad_clipping,
+            mean=replicas.mean(),
         )
         return training.Plan(tuner, {"lr": args.lr}, validated=False)
     schedule: Any = schedule_of(args.lr_scheduler, args.lr, job.steps_per_epoch, options)
-    return training.Plan(atf.plain(job.model.loss_fn, optimizer, schedule), {}, validated=False)
+    tuner = atf.plain(job.model.loss_fn, optimizer, schedule, mean=replicas.mean())
+    return training.Plan(tuner, {}, validated=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

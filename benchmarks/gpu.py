@@ -9,6 +9,7 @@ they are there, so that a cut, a crash or an empty budget loses only what was ru
     tests     the tests marked ``cuda``, eager and jit                              tests.json
     speed     what a step costs, network by network, then bf16 and tf32             speed.json
     vmapped   16 runs in one vmapped step beside 16 runs, one after the other       population.json
+    replicas  one rank by NCCL, float32 and bf16: the collectives inside the step   replicas.json
     vgg       VGG-11 on CIFAR-10, tuned and by cosine; resumes where it was cut     vgg-*/
 
 ``parts.json`` says how each command ended and how long it took.
@@ -97,7 +98,23 @@ def vgg(args: argparse.Namespace) -> list[Command]:
     return commands
 
 
-PARTS = {"tests": tests, "speed": speed, "vmapped": vmapped, "vgg": vgg}
+def replicas(args: argparse.Namespace) -> list[Command]:
+    """One device is enough to send through NCCL, eager and compiled."""
+    options = ["--device", args.device, "--one-rank", "--output", str(args.out / "replicas.json")]
+    options += ["--rounds", "2", "--methods", "hd"] if args.toy else ["--batch-size", "512"]
+    options += ["--networks", "mlp" if args.toy else "vgg"]
+    variants: dict[str, list[str]] = {
+        "eager": [],
+        "compiled": ["--compile"],
+        "bf16": ["--compile", "--autocast"],
+    }
+    return [
+        Command("replicas", name, ["-m", "benchmarks.studies.replicas", *options, *flags])
+        for name, flags in list(variants.items())[: 1 if args.toy else None]
+    ]
+
+
+PARTS = {"tests": tests, "speed": speed, "vmapped": vmapped, "replicas": replicas, "vgg": vgg}
 
 
 def run(command: Command, out: Path, seconds: float) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import argparse
 from collections.abc import Sequence
 
 import adatune_func as atf
+from adatune_func import replicas
 from benchmarks.run import command_line, texts, training
 from benchmarks.run.jobs import Job
 
@@ -45,7 +46,8 @@ def parser() -> argparse.ArgumentParser:
 
 def build(args: argparse.Namespace, job: Job) -> training.Plan:
     """The recipe; a run that ``--max-steps`` stops early and that goes on is the same run."""
-    its = atf.recipe(job.model.loss_fn, optimizer_of(args), args.steps)
+    optimizer, mean = optimizer_of(args), replicas.mean()
+    its = atf.recipe(job.model.loss_fn, optimizer, args.steps, mean=mean)
     return training.Plan(its.tuner, {"lr": args.lr}, model=its.model, due=its.due)
 
 

@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import adatune_func as atf
-from adatune_func import search
-from benchmarks.run import command_line, jobs, training
+from adatune_func import replicas, search
+from benchmarks.run import command_line, jobs, ranks, training
 from benchmarks.run.jobs import Job
 
 #: What AdaTune's rtho.py starts with.
@@ -103,6 +103,11 @@ def build(args: argparse.Namespace, job: Job) -> training.Plan:
         raise ValueError("--recipe has an average of its own: leave out --average")
     if args.alpha == "auto" and args.hyper_lr != "auto":
         raise ValueError("--alpha auto goes with --hyper-lr auto: both are found in one search")
+    if args.hyper_lr == "auto" and ranks.count() > 1:
+        raise ValueError(
+            "--hyper-lr auto searches in one process: run it without torchrun for a few steps "
+            "(--max-steps 1) and give the --hyper-lr and --alpha that it finds"
+        )
     tried = searched(args, job) if args.hyper_lr == "auto" else []
     plan = training.Plan(tuner_of(args, job), {"lr": args.lr}, tried=tried)
     if args.recipe:
@@ -137,6 +142,7 @@ def options_of(args: argparse.Namespace) -> dict[str, Any]:
         "hyper_update": rule,
         "hvp": atf.clip_products(hvp, args.grad_clipping) if args.grad_clipping else hvp,
         "clip_outer": args.grad_clipping,
+        "mean": replicas.mean(),
     }
 
 

@@ -123,20 +123,24 @@ EXACT_HVPS = ("forward_over_reverse", "reverse_over_reverse")
 
 _RULE = atf.additive(1e-3, alpha=1e-6)
 
-#: ``tuner = METHODS[name](loss_fn, optimizer, hvp)``
+#: ``tuner = METHODS[name](loss_fn, optimizer, hvp)``, and other arguments of ``marthe`` by name
 METHODS: dict[str, Callable[..., atf.Tuner]] = {
-    "hd": lambda loss_fn, optimizer, hvp: atf.hd(loss_fn, optimizer, hyper_update=_RULE, hvp=hvp),
-    "rtho": lambda loss_fn, optimizer, hvp: atf.rtho(
-        loss_fn, optimizer, hyper_update=_RULE, hvp=hvp
+    "hd": lambda loss_fn, optimizer, hvp, **kw: atf.hd(
+        loss_fn, optimizer, hyper_update=_RULE, hvp=hvp, **kw
     ),
-    "marthe": lambda loss_fn, optimizer, hvp: atf.marthe(
-        loss_fn, optimizer, hyper_update=_RULE, hvp=hvp
+    "rtho": lambda loss_fn, optimizer, hvp, **kw: atf.rtho(
+        loss_fn, optimizer, hyper_update=_RULE, hvp=hvp, **kw
     ),
-    "marthe_relative": lambda loss_fn, optimizer, hvp: atf.marthe(loss_fn, optimizer, hvp=hvp),
-    "marthe_adaptive": lambda loss_fn, optimizer, hvp: atf.marthe(
-        loss_fn, optimizer, mu=atf.adaptive(), hyper_update=_RULE, hvp=hvp
+    "marthe": lambda loss_fn, optimizer, hvp, **kw: atf.marthe(
+        loss_fn, optimizer, hyper_update=_RULE, hvp=hvp, **kw
     ),
-    "adaptive_next_batch": lambda loss_fn, optimizer, hvp: atf.marthe(
+    "marthe_relative": lambda loss_fn, optimizer, hvp, **kw: atf.marthe(
+        loss_fn, optimizer, hvp=hvp, **kw
+    ),
+    "marthe_adaptive": lambda loss_fn, optimizer, hvp, **kw: atf.marthe(
+        loss_fn, optimizer, mu=atf.adaptive(), hyper_update=_RULE, hvp=hvp, **kw
+    ),
+    "adaptive_next_batch": lambda loss_fn, optimizer, hvp, **kw: atf.marthe(
         loss_fn,
         optimizer,
         mu=atf.adaptive(),
@@ -144,6 +148,7 @@ METHODS: dict[str, Callable[..., atf.Tuner]] = {
         hvp=hvp,
         outer="next_batch",
         bound=atf.cut(0.9),
+        **kw,
     ),
 }
 

@@ -36,15 +36,17 @@ def in_this_process(monkeypatch):
 
 def test_every_part_leaves_its_results(in_this_process, tmp_path):
     toy = ["--toy", "--device", "cpu", "--out", str(tmp_path)]
-    assert gpu.main([*toy, "--parts", "speed", "vmapped", "vgg"]) == 0
+    assert gpu.main([*toy, "--parts", "speed", "vmapped", "replicas", "vgg"]) == 0
     (row,) = json.loads((tmp_path / "population.json").read_text())["rows"]
     assert row["members"] == 2 and row["vmap_ms"] > 0
     rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
     assert {row["method"] for row in rows} == {"torch.optim compiled", "hd"}
+    (row,) = json.loads((tmp_path / "replicas.json").read_text())["rows"]
+    assert row["ranks"] == 1 and 0 < row["in_collectives"] < 1
     for name in ("vgg-tuned", "vgg-cosine"):
         assert json.loads((tmp_path / name / "summary.json").read_text())["steps"] == 2
     ended = json.loads((tmp_path / "parts.json").read_text())
-    assert [row["part"] for row in ended] == ["speed", "vmapped", "vgg", "vgg"]
+    assert [row["part"] for row in ended] == ["speed", "vmapped", "replicas", "vgg", "vgg"]
     # what is there already goes on
     args = gpu.parser().parse_args(toy)
     args.out = tmp_path

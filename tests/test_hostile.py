@@ -137,7 +137,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "sparse weights": (lambda: init({"w": torch.eye(3).to_sparse()}), "params must be dense"),
     "weights of 8 bits": (
         lambda: init({"w": ONE.to(torch.float8_e4m3fn)}),
-        "of 16 bits or more, found torch.float8_e4m3fn",
+        "of 32 bits or more, found torch.float8_e4m3fn",
     ),
     "complex weights": (lambda: init({"w": ONE + 1j}), "found torch.complex64"),
     "one tensor under two names": (

@@ -49,7 +49,9 @@ def runs(optimizer, members, steps):
     states, teacher = [], torch.randn(10, 4)
     for _, lr, seed in members:
         torch.manual_seed(seed)
-        model.apply(lambda m: m.reset_parameters() if hasattr(m, "reset_parameters") else None)
+        for layer in model:
+            if isinstance(layer, nn.Linear):
+                layer.reset_parameters()
         _, params, buffers = atf.functionalize(model, F.cross_entropy)
         states.append(its.init(params, {"lr": lr}, buffers))
     state = tree_map(lambda *leaves: torch.stack(leaves), *states)

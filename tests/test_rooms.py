@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "adatune_func"
 #: Rooms and files of the core, the lowest first; what stands in one line does not know each other.
 LEVELS = [
     {"trees", "schedules"},
-    {"optimizers", "curvature", "rules", "guard", "shapes", "checkpoint", "graphs"},
+    {"optimizers", "curvature", "rules", "guard", "shapes", "checkpoint", "graphs", "replicas"},
     {"recursion", "presets", "jit"},
     {"state", "checking"},
     {"plain_training", "windows", "horizon"},

@@ -8,7 +8,18 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.func import grad_and_value
 
-from ..trees import Batch, Buffers, LossFn, Params, check_batch, is_a, is_compiling, tree_map
+from ..trees import (
+    Batch,
+    Buffers,
+    LossFn,
+    Mean,
+    Params,
+    alone,
+    check_batch,
+    is_a,
+    is_compiling,
+    tree_map,
+)
 from .checked import check_unwritten, checked_connected, checked_result, versions
 from .explained import NO_GRADIENT, explained
 from .kernels import traceable
@@ -39,6 +50,9 @@ class ModelLoss(NamedTuple):
 class Gradient(NamedTuple):
     """``grad_fn(params, batch) -> (grads, (loss, buffers))`` of a loss at the given buffers.
 
+    Of the batch that it is given, which may be a rank's part: ``mean`` is for whoever needs what
+    the whole batch says, and tuners take it of all that an hvp returns.
+
     Raises:
         ValueError: when the loss is not a scalar, does not depend on the parameters, or the loss
             function returns something else, other buffers for instance, or writes into what it was
@@ -48,6 +62,7 @@ class Gradient(NamedTuple):
 
     loss_fn: LossFn
     buffers: Buffers
+    mean: Mean = alone
 
     @explained(NO_GRADIENT)
     def __call__(self, params: Params, batch: Batch) -> tuple[Params, tuple[Tensor, Buffers]]:

@@ -15,7 +15,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..trees import Batch, Buffers, HParams, Hvp, LossFn, Params, Products, columns, is_a
+from ..trees import (
+    Batch,
+    Buffers,
+    HParams,
+    Hvp,
+    LossFn,
+    Mean,
+    Params,
+    Products,
+    alone,
+    columns,
+    is_a,
+)
 from .loss import Gradient, ModelLoss
 from .point import Point
 from .tensor_arguments import TensorArguments
@@ -159,13 +171,14 @@ def products_along(
     batch: Batch,
     z: Params,
     hparams: HParams,
+    mean: Mean = alone,
 ) -> Products:
     """``(g, ∇²L (Z_k, e_k), (loss, buffers))`` of the training loss at ``(w, η)``, by ``hvp``."""
     tuned = tuned_in(loss_fn, hparams)
     if not isinstance(loss_fn, Loss) or not tuned:
-        return hvp(Gradient(at_values(loss_fn, {}), buffers), params, batch, z)
+        return hvp(Gradient(at_values(loss_fn, {}), buffers, mean), params, batch, z)
     units = tuned_in(loss_fn, columns.basis(hparams))
-    grad_fn = Gradient(at_point(loss_fn), buffers)
+    grad_fn = Gradient(at_point(loss_fn), buffers, mean)
     grads, products, aux = hvp(grad_fn, Point(params, tuned), batch, Point(z, units))
     return grads.params, products.params, aux
 

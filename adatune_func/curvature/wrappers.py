@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..trees import Batch, GradFn, Hvp, Params, Products, check_bound, tree_leaves, tree_map
+from .loss import Gradient
 from .point import Point
 
 
@@ -102,6 +103,7 @@ def clip_products(hvp: Hvp, c: float) -> Hvp:
     """Clip each entry of ``Hv`` to ``[-c, c]``: an outlier's blow to Z is bounded.
 
     A mixed term of a :class:`Loss` is part of the product here and clipped with it.
+    Not linear, so with ranks it clips the product of the whole batch: a collective of its own.
 
     Raises:
         ValueError: unless c > 0.
@@ -110,6 +112,8 @@ def clip_products(hvp: Hvp, c: float) -> Hvp:
 
     def clipped(grad_fn: GradFn, params: Params, batch: Batch, v: Params) -> Products:
         grads, products, aux = hvp(grad_fn, params, batch, v)
+        if isinstance(grad_fn, Gradient):
+            products = grad_fn.mean(products)
         return grads, tree_map(lambda leaf: leaf.clamp(-c, c), products), aux
 
     return clipped

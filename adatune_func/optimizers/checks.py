@@ -33,7 +33,6 @@ def checked_hparams(
     _check_range({**fixed, **checked})
     own = {name: value for name, value in checked.items() if name not in of_loss}
     _check_prefixes(own, optimizer, params)
-    _check_eps({**optimizer.hparams, **own}, params)
     return checked
 
 
@@ -53,19 +52,6 @@ def _check_names(hparams: HParams, optimizer: Optimizer, of_loss: Mapping[str, A
             raise ValueError(
                 f"{_name(optimizer)} has no hyperparameter {name!r}; it has {known}{loss}"
             )
-
-
-def _check_eps(hparams: HParams, params: Params) -> None:
-    """An eps that the parameters' dtype rounds to 0 keeps no division from 0/0."""
-    for eps in tree_leaves(hparams.get("eps", ())):
-        for leaf in tree_leaves(params):
-            smallest = torch.finfo(leaf.dtype).tiny
-            if 0 < eps < smallest:  # the domain refuses 0 by itself
-                raise ValueError(
-                    f"eps = {float(eps):.3g} lies below {smallest:.2g}, the smallest normal number "
-                    f"of {leaf.dtype}, and would not keep a step from dividing by 0; take "
-                    "eps=1e-4 or bfloat16 parameters"
-                )
 
 
 def _check_range(values: HParams) -> None:

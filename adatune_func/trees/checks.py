@@ -20,6 +20,13 @@ _MEANT = (
 )
 
 
+#: Why parameters have at least 32 bits.
+LOST = (
+    "; {dtype} rounds away an update that is small beside its weight, and a tuned lr comes down to "
+    "that: train module.float(), with torch.autocast(device, torch.bfloat16) inside the loss"
+)
+
+
 def check_kind(name: str, value: Any, kind: Any, examples: str) -> None:
     """Raise TypeError unless ``value`` is a ``kind``: a factory that was not called, for one."""
     if not is_a(value, kind):
@@ -42,9 +49,11 @@ def checked_params(params: Params) -> Params:
                 f"params must be floating point, found {leaf.dtype}; frozen or integer "
                 "tensors belong in buffers"
             )
-        if leaf.layout != torch.strided or leaf.itemsize < 2:
+        if leaf.layout != torch.strided or leaf.itemsize < 4:
+            hint = "" if leaf.itemsize >= 4 else LOST.format(dtype=leaf.dtype)
             raise TypeError(
-                f"params must be dense and of 16 bits or more, found {leaf.dtype} as {leaf.layout}"
+                "params must be dense and of 32 bits or more, found "
+                f"{leaf.dtype} as {leaf.layout}{hint}"
             )
         if leaf.is_meta:
             raise ValueError(

@@ -60,6 +60,11 @@ def tree_leaves(tree: PyTree) -> list[Any]:
     return leaves
 
 
+def alone(tree: PyTree) -> PyTree:
+    """The mean over one rank: the tree itself."""
+    return tree
+
+
 def where(condition: Tensor, yes: PyTree, no: PyTree) -> PyTree:
     """``yes`` where the 0-d ``condition`` holds, else ``no``, leaf by leaf."""
     return tree_map(lambda a, b: torch.where(condition, a, b), yes, no)

@@ -29,6 +29,9 @@ LossFn: TypeAlias = Callable[[Params, Buffers, Batch], tuple[Tensor, Buffers]]
 GradFn: TypeAlias = Callable[[Params, Batch], tuple[Params, Any]]
 
 
+#: ``mean(tree) -> tree``: what the parts of a batch say, as the whole batch says it.
+Mean: TypeAlias = Callable[[PyTree], PyTree]
+
 #: ``(grads, Hv, aux)``.
 Products: TypeAlias = tuple[Params, Params, Any]
 

@@ -16,6 +16,7 @@ import adatune_func as atf
 from adatune_func import data as image_data
 from adatune_func import networks
 from adatune_func.data import ImageData, Split
+from benchmarks.run import ranks
 
 
 class Score(NamedTuple):
@@ -79,7 +80,8 @@ def device_of(args: argparse.Namespace) -> torch.device:
     if args.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda, but torch sees no CUDA device here; take --device cpu")
     cuda = args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
-    return torch.device("cuda" if cuda else "cpu")
+    # with its number, which of several ranks' devices it is
+    return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
 
 
 def check_fit(args: argparse.Namespace, model: atf.Functional, data: ImageData) -> None:
@@ -117,13 +119,15 @@ def evaluate(job: Job, state: Any, split: Split) -> Score:
     module = job.module.eval()
     atf.write_back(module, state)
     correct, total = torch.zeros((), device=job.device), torch.zeros((), device=job.device)
+    mine = itertools.islice(image_data.in_order(split, 500), ranks.rank(), None, ranks.count())
     with torch.no_grad():
-        for images, labels in image_data.in_order(split, 500):
+        for images, labels in mine:
             logits = module(image_data.normalize(images, job.data.mean, job.data.std))
             correct += (logits.argmax(1) == labels).sum()
             total += F.cross_entropy(logits, labels, reduction="sum")
     size = len(split.labels)
-    return Score(float(correct) / size, float(total) / size)
+    correct, total = ranks.total(torch.stack([correct, total])).tolist()
+    return Score(correct / size, total / size)
 
 
 def batches(job: Job, args: argparse.Namespace, part: str, start: int) -> Iterator[Any]:

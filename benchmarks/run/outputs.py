@@ -30,6 +30,7 @@ from torch import Tensor
 import adatune_func as atf
 from adatune_func import checkpoint
 from adatune_func.trees import tree_leaves, tree_map, tree_paths
+from benchmarks.run import ranks
 from benchmarks.run.record import write
 
 #: Options that say where and how to run, not what: a resumed run takes its own of the first two.
@@ -86,6 +87,7 @@ def _check_folder(option: str, folder: Path) -> None:
         raise PermissionError(f"{option}: {there} is a folder that you cannot write to")
 
 
+@ranks.first_only
 def open_run(folder: Path, model: Path, args: argparse.Namespace) -> None:
     """Make the folders of a new run, with its config; what an earlier run left there goes."""
     for option, made in (("--out", folder), ("--model-loc", model.parent)):
@@ -106,6 +108,7 @@ def open_run(folder: Path, model: Path, args: argparse.Namespace) -> None:
     write_config(folder, args)
 
 
+@ranks.first_only
 def write_config(folder: Path, args: argparse.Namespace) -> None:
     """The options, so that ``--resume`` needs none."""
     kept = {name: value for name, value in vars(args).items() if name not in _NOT_KEPT}
@@ -131,6 +134,7 @@ def what(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name not in _NOT_WHAT}
 
 
+@ranks.first_only
 def append(folder: Path, lines: list[dict[str, Any]]) -> None:
     """Add lines to the log."""
     with open(folder / "log.jsonl", "a") as log:
@@ -180,6 +184,7 @@ def numbers(hparams: Any) -> dict[str, float]:
     return {name: float(leaf) for name, leaf in zip(names, tree_leaves(hparams), strict=True)}
 
 
+@ranks.first_only
 def save_checkpoint(
     folder: Path, state: atf.TunerState, progress: Progress, notes: dict[str, str]
 ) -> None:
@@ -196,7 +201,8 @@ def restore(folder: Path, like: atf.TunerState) -> tuple[atf.TunerState, Progres
     """State and progress at the checkpoint; the log is cut back to it, generators are set."""
     path, log = folder / "checkpoint.pt", folder / "log.jsonl"
     if not path.exists():
-        log.unlink(missing_ok=True)  # what came before the first checkpoint comes again
+        if ranks.is_first():
+            log.unlink(missing_ok=True)  # what came before the first checkpoint comes again
         return like, START
     saved = checkpoint.load(path, {"tuner": like, "random": _generators()})
     notes = checkpoint.notes(path)
@@ -204,7 +210,9 @@ def restore(folder: Path, like: atf.TunerState) -> tuple[atf.TunerState, Progres
         raise ValueError(f"--resume: {path} lacks {', '.join(lacking)}: it is of an older version")
     if not log.exists() or log.stat().st_size < notes["log_bytes"]:
         raise ValueError(f"--resume: {log} is shorter than it was at the checkpoint")
-    os.truncate(log, notes["log_bytes"])
+    ranks.wait_for_all()  # all have looked at the log
+    if ranks.is_first():
+        os.truncate(log, notes["log_bytes"])
     torch.set_rng_state(saved["random"]["cpu"])
     if "cuda" in saved["random"]:
         torch.cuda.set_rng_state(saved["random"]["cuda"].cpu())
@@ -216,6 +224,7 @@ def step_lines_from(folder: Path, step: int) -> list[dict[str, Any]]:
     return [line for line in read_log(folder) if line.get("step", -1) >= step]
 
 
+@ranks.first_only
 def save_model(path: Path, state: atf.TunerState) -> None:
     """Parameters and buffers by name; ``torch.load(path, weights_only=True)`` reads them."""
     path.parent.mkdir(parents=True, exist_ok=True)

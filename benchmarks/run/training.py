@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 import adatune_func as atf
-from benchmarks.run import command_line, events, jobs, outputs, record
+from adatune_func import replicas
+from benchmarks.run import command_line, events, jobs, outputs, ranks, record
 from benchmarks.run.curves import draw, draw_search
 from benchmarks.run.jobs import Job, Score
 from benchmarks.run.outputs import START, Progress
@@ -61,9 +62,15 @@ def main(
         args.out = (
             args.resume or args.out or str(Path("runs") / command_line.run_name(parser, args))
         )
-        run(args, build, prepare)
+        ranks.start(args.device)
+        with ranks.together():
+            ranks.check_alike(vars(args))
+            run(args, build, prepare)
     except (ValueError, OSError, ImportError) as error:
         parser.error(" ".join(str(error).split()))
+    except ranks.LostError as error:
+        print(f"{error}; continue with --resume {args.out}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"stopped; continue with --resume {args.out}", file=sys.stderr)
         return 130
@@ -81,8 +88,9 @@ def run(args: argparse.Namespace, build: Build, prepare: Prepare = jobs.prepare)
     """Train as ``args`` say and return what summary.json holds."""
     folder, model = Path(args.out), model_path(args)
     outputs.check_places(folder, model)
-    write_events = events.recorder() if args.tensorboard else None
-    job = prepare(args)
+    write_events = events.recorder() if args.tensorboard and ranks.is_first() else None
+    ranks.part_of(args.batch_size)
+    job = ranks.after_the_first(lambda: prepare(args))
     plan = build(args, job)
     state = plan.tuner.init(job.model.params, hparams=plan.hparams, buffers=job.model.buffers)
     progress = START
@@ -94,7 +102,12 @@ def run(args: argparse.Namespace, build: Build, prepare: Prepare = jobs.prepare)
         if plan.tried:
             outputs.write(folder / "search.json", json.dumps(plan.tried, indent=1) + "\n")
             draw_search(folder, plan.tried)
-    state, progress = fit(args, job, plan, state, progress)
+    ranks.seed_others(args.seed, progress.step)
+    if ranks.is_first() and ranks.count() > 1:
+        part = ranks.part_of(args.batch_size)
+        print(f"{ranks.count()} ranks, {part} samples of a batch each, with dropout of their own")
+    with ranks.stoppable() as asked:
+        state, progress = fit(args, job, plan, state, progress, asked)
     summary = finish(args, job, state, progress)
     if write_events is not None:
         write_events(folder, outputs.read_log(folder))
@@ -102,25 +115,36 @@ def run(args: argparse.Namespace, build: Build, prepare: Prepare = jobs.prepare)
 
 
 def fit(
-    args: argparse.Namespace, job: Job, plan: Plan, state: atf.TunerState, progress: Progress
+    args: argparse.Namespace,
+    job: Job,
+    plan: Plan,
+    state: atf.TunerState,
+    progress: Progress,
+    asked: Callable[[], bool] = lambda: False,
 ) -> tuple[atf.TunerState, Progress]:
-    """Train up to ``job.steps``; at each epoch's end validate, log, keep the best, checkpoint."""
+    """Train up to ``job.steps``; at each epoch's end validate, log, keep the best, checkpoint.
+
+    Where ``asked`` to stop it saves and raises KeyboardInterrupt.
+    """
+    replicas.check(state)
     wrap = announced if command_line.compiles(args, job.steps) else lambda fn: fn
     step = atf.windowed(plan.tuner, plan.due, wrap)
     folder, notes = Path(args.out), {"optimizer": args.optimizer, "network": args.network}
     batches, rows = batches_of(args, job, plan, progress.step), []
     epoch = outputs.step_lines_from(folder, progress.step - progress.step % job.steps_per_epoch)
+    hidden = None if ranks.is_first() else True
     # No bar where stderr is a file: there it would be one line of a thousand states.
-    with tqdm(total=job.steps, initial=progress.step, unit="step", disable=None) as bar:
+    with tqdm(total=job.steps, initial=progress.step, unit="step", disable=hidden) as bar:
         for t in range(progress.step, job.steps):
-            state, info = step(t, state, *next(batches))
+            state, info = step(t, state, *replicas.part(next(batches)))
             rows.append(outputs.Row(t, plan.due(t), info, state.hparams, outputs.in_use(state)))
             progress = progress._replace(step=t + 1)
             bar.update()
             if t % 20 == 0 and not bar.disable:  # the only host sync between checkpoints
                 bar.set_postfix(loss=f"{float(info.loss):.4f}", lr=f"{_lr(args, state):.2e}")
             ended, last = (t + 1) % job.steps_per_epoch == 0, t + 1 == job.steps
-            if not (ended or last or (t + 1) % args.checkpoint_every == 0):
+            stopping = asked()
+            if not (ended or last or stopping or (t + 1) % args.checkpoint_every == 0):
                 continue
             lines, rows = outputs.step_lines(rows), []
             outputs.append(folder, lines)
@@ -130,6 +154,10 @@ def fit(
                 # them comes back to the epoch before and saves the same model again.
                 progress, epoch = end_of_epoch(args, job, plan, state, progress, epoch), []
             outputs.save_checkpoint(folder, state, progress, notes)
+            if stopping:
+                raise KeyboardInterrupt
+            replicas.check(state)
+            ranks.seed_others(args.seed, t + 1)
     if progress.best_step == 0:
         # Stopped before its first epoch's end. The checkpoint knows nothing of this validation, so
         # that a run that goes on from here is one that was never stopped.
@@ -163,7 +191,7 @@ def end_of_epoch(
         skipped += f"  Z reset {resets} times"
     if bounded := sum(line["bounded"] for line in lines):
         skipped += f"  Z bounded {bounded} times"
-    tqdm.write(
+    _say(
         f"epoch {epoch['epoch']:3d}  train loss {epoch['train_loss']:.4f}  "
         f"validation {job.kind.says(score)}  lr {epoch['lr']:.3e}{skipped}"
     )
@@ -177,6 +205,7 @@ def finish(
     args: argparse.Namespace, job: Job, state: atf.TunerState, progress: Progress
 ) -> dict[str, Any]:
     """Test the best model, once; write summary and curves."""
+    ranks.wait_for_all()  # the first has written it
     score = job.kind.evaluate(job, outputs.load_model(model_path(args), state), "test")
     summary = {
         "test_accuracy": score.accuracy,
@@ -186,8 +215,10 @@ def finish(
         "best_step": progress.best_step,
         "steps": progress.step,
         "hparams": outputs.numbers(state.hparams),
-        "provenance": record.provenance(vars(args), job.device.type),
+        "provenance": {**record.provenance(vars(args), job.device.type), "ranks": ranks.count()},
     }
+    if not ranks.is_first():
+        return summary
     outputs.write(Path(args.out) / "summary.json", json.dumps(summary, indent=1) + "\n")
     draw(Path(args.out))
     job.kind.leaves(job, args, Path(args.out))
@@ -200,6 +231,11 @@ def finish(
 
 def _best(progress: Progress) -> Score:
     return Score(progress.best_accuracy, progress.best_loss)
+
+
+@ranks.first_only
+def _say(words: str) -> None:
+    tqdm.write(words)
 
 
 def _lr(args: argparse.Namespace, state: atf.TunerState) -> float:
