@@ -155,11 +155,8 @@ def marthe(
     def differentiate(
         state: TunerState, batch: Batch
     ) -> tuple[tuple[Params, Params, Tensor, Tensor], Buffers]:
-        tuned, carried = tree_leaves(state.hparams), tree_leaves(state.z.params)
-        if tuned and not carried:
-            raise ValueError("this state has no tangent, as those of plain: start from init")
         grads, dg, (loss, buffers) = products_along(
-            hvp if tuned else no_curvature,
+            hvp if tree_leaves(state.hparams) else no_curvature,
             loss_fn,
             state.buffers,
             state.params,
@@ -256,6 +253,8 @@ def marthe(
             )
         # Parameters or captured tensors that require grad would hang the run's graph on the state.
         with checked(state), torch.no_grad():
+            if tree_leaves(state.hparams) and not tree_leaves(state.z.params):
+                raise ValueError("this state has no tangent, as those of plain: start from init")
             if outer == "validation":
                 return validation_step(state, batch, val_batch)
             return next_batch_step(state, batch)

@@ -106,10 +106,10 @@ def relative(
             raise ValueError(f"longest must be positive, got {longest}")
         if not all(0 <= decay < 1 for decay in decays):
             raise ValueError(f"decays must lie in [0, 1), got {decays}")
-        nothing = Memory(*(tree_map(torch.zeros_like, hparams) for _ in range(3)))
+        zeros = [tree_map(torch.zeros_like, hparams) for _ in range(6)]
         like = next(iter(tree_leaves(hparams)), torch.zeros(()))
         numbers = (torch.full_like(like, v) for v in (step, halving, *decays))
-        return RelativeState(nothing, nothing, *numbers)
+        return RelativeState(Memory(*zeros[:3]), Memory(*zeros[3:]), *numbers)
 
     def update(
         signal: Signal, state: RelativeState, hparams: HParams
