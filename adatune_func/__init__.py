@@ -22,6 +22,7 @@ from .curvature import (
 from .functional import Functional, averages, functionalize, recalibrate, write_back
 from .horizon import cool_down, effective_lr
 from .jit import jit
+from .methods import hd, rtho
 from .optimizers import (
     Optimizer,
     adam,
@@ -56,7 +57,7 @@ from .rules import (
 )
 from .state import Info, Tuner, TunerState
 from .trees import Signal
-from .tuner import hd, marthe, rtho
+from .tuner import marthe
 from .windows import windowed, windows
 
 __version__ = "0.1.0"

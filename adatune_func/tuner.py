@@ -23,9 +23,6 @@ step any more: the next ``step`` starts from Z = 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal, TypeAlias, get_args
-
 import torch
 from torch import Tensor
 
@@ -39,7 +36,8 @@ from .curvature import (
     products_along,
     tuned_in,
 )
-from .optimizers import Optimizer, at_params
+from .optimizers import Optimizer
+from .options import Outer, check_options
 from .plain_training import trained
 from .recursion import Inner, advance, discounted, hypergradient
 from .replicas import together
@@ -68,14 +66,10 @@ from .trees import (
     Signal,
     all_finite,
     alone,
-    check_bound,
-    check_kind,
     columns,
     tree_leaves,
     tree_map,
 )
-
-Outer: TypeAlias = Literal["validation", "next_batch"]
 
 
 def marthe(
@@ -130,18 +124,7 @@ def marthe(
     rule = within(hyper_update, own_domains(loss_fn))
 
     def init(params: Params, hparams: HParams, buffers: Buffers | None = None) -> TunerState:
-        if outer not in get_args(Outer):
-            raise ValueError(f"outer must be one of {', '.join(get_args(Outer))}, got {outer!r}")
-        if outer == "next_batch" and optimizer.judged is not at_params:
-            raise ValueError(
-                'an averaged optimizer needs outer="validation": "next_batch" has the gradient at '
-                "the parameters, not at their average"
-            )
-        if clip_outer is not None:
-            check_bound("clip_outer", clip_outer)
-        check_kind("hyper_update", hyper_update, HyperUpdate, "relative(), additive() or another")
-        check_kind("hvp", hvp, Callable, "a function such as exact or finite_difference()")
-        check_kind("mean", mean, Callable, "replicas.mean()")
+        check_options(optimizer, outer, clip_outer, hyper_update, hvp, mean)
         state = initial(loss_fn, optimizer, params, hparams, buffers)
         if tuned_in(loss_fn, state.hparams):
             check_judged(loss_fn, state.hparams, val_loss_fn, grads_are_late)
@@ -264,23 +247,3 @@ def marthe(
             return trained(loss_fn, optimizer, rule, state, batch, mean)
 
     return Tuner(init, step, train)
-
-
-def rtho(loss_fn: LossFn, optimizer: Optimizer, **kwargs: Any) -> Tuner:
-    """:func:`marthe` with ``mu = 1``: the derivative of the whole run so far.
-
-    Source: Franceschi et al. 2017, arXiv 1703.01785.
-    """
-    defaults: dict[str, Any] = {"mu": 1.0}
-    return marthe(loss_fn, optimizer, **defaults | kwargs)
-
-
-def hd(loss_fn: LossFn, optimizer: Optimizer, **kwargs: Any) -> Tuner:
-    """:func:`marthe` with ``mu = 0``, no curvature and "next_batch": the price of plain training.
-
-    With sgd and the additive rule ``lr_t = lr_{t-1} + β <g_t, g_{t-1}>``. What stands in a
-    :class:`Loss` is tuned for a gradient of its plain loss and one more pass backward a column.
-    Source: Baydin et al. 2018, "Online learning rate adaptation with hypergradient descent".
-    """
-    defaults: dict[str, Any] = {"mu": 0.0, "hvp": no_curvature, "outer": "next_batch"}
-    return marthe(loss_fn, optimizer, **defaults | kwargs)

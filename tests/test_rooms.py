@@ -14,11 +14,11 @@ PACKAGE = Path(__file__).parents[1] / "adatune_func"
 LEVELS = [
     {"trees", "schedules"},
     {"optimizers", "curvature", "rules", "guard", "shapes", "checkpoint", "graphs", "replicas"},
-    {"recursion", "presets", "jit"},
+    {"recursion", "options", "presets", "jit"},
     {"state", "checking"},
     {"plain_training", "windows", "horizon"},
     {"tuner", "functional", "check"},
-    {"search", "recipe"},
+    {"search", "recipe", "methods"},
 ]
 
 #: What the core never imports, and what imports nothing of the core.

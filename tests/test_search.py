@@ -7,9 +7,9 @@ import torch
 
 import adatune_func as atf
 from adatune_func import search
+from adatune_func.options import Outer
 from adatune_func.search import find_hyper_lr, stack, sweep, table, unstack
 from adatune_func.trees import tree_leaves
-from adatune_func.tuner import Outer
 from tests.cases import conv_batchnorm, dropout_mlp, tanh_mlp
 
 SGD = atf.sgd(momentum=0.9)
