@@ -38,11 +38,12 @@ def merge(path: Path, rows: Sequence[Mapping[str, Any]], keys: Sequence[str], ru
     infinity: what diverged is null.
     """
     known = json.loads(path.read_text()) if path.exists() else {"runs": [], "rows": []}
-    number = len(known["runs"])
+    runs = known["runs"] if run in known["runs"] else [*known["runs"], run]
+    number = runs.index(run)
     fresh = [{**_finite(row), "run": number} for row in rows]
     replaced = {tuple(row[key] for key in keys) for row in fresh}
     kept = [row for row in known["rows"] if tuple(row.get(key) for key in keys) not in replaced]
-    known = {"runs": [*known["runs"], run], "rows": [*kept, *fresh]}
+    known = {"runs": runs, "rows": [*kept, *fresh]}
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, json.dumps(known, indent=1, allow_nan=False) + "\n")
 

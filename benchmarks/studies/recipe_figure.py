@@ -104,12 +104,12 @@ def plot() -> None:
     import matplotlib.pyplot as plt
 
     shown = [panel for panel in PANELS if of(*panel, "recipe")]
-    figure, axes = plt.subplots(
-        1, len(shown), figsize=(3.1 * len(shown) + 2.2, 3.6), layout="constrained", squeeze=False
-    )
+    rows = -(-(len(shown) + 1) // 3)  # the legend takes the last place
+    figure, grid = plt.subplots(rows, 3, figsize=(11, 3.2 * rows), layout="constrained")
+    axes = list(grid.flat)
     known: dict[str, Any] = {}
     colours = ("black", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00")
-    for axis, panel in zip(axes[0], shown, strict=True):
+    for axis, panel in zip(axes, shown, strict=False):
         for colour, (method, name) in zip(colours, METHODS.items(), strict=True):
             its = of(*panel, method)
             if its:
@@ -127,7 +127,9 @@ def plot() -> None:
         axis.set_ylabel("test loss, nats (axis turned)" if nats else "test accuracy, %")
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(known.values(), known.keys(), loc="outside right center", frameon=False)
+    for axis in axes[len(shown) :]:
+        axis.set_axis_off()
+    axes[len(shown)].legend(known.values(), known.keys(), loc="center left", frameon=False)
     figure.savefig(record.RESULTS / "recipe.png", dpi=130)
 
 
