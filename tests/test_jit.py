@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch._dynamo.utils import counters
+from torch._inductor import config as inductor_config
 from torch._inductor.utils import fresh_inductor_cache as fresh_cache
 from torch.func import functional_call, grad, jvp, vmap
 
@@ -386,9 +387,10 @@ def test_a_compiler_that_knows_less_than_the_processor(monkeypatch):
         return module
 
     monkeypatch.setattr("adatune_func.graphs.compiling.lookup_backend", lambda name: inductor)
-    monkeypatch.setattr("torch._inductor.config.cpp.vec_isa_ok", None)
     x = torch.ones(2)
-    assert torch.equal(atf.jit(torch.sin, options={"max_fusion_size": 8})(x), x.sin())
+    # patch, not monkeypatch: what that undoes, the configuration hides from then on
+    with inductor_config.patch({"cpp.vec_isa_ok": None}):
+        assert torch.equal(atf.jit(torch.sin, options={"max_fusion_size": 8})(x), x.sin())
     assert [list(patches) for patches in asked] == [
         ["max_fusion_size", "cpp.vec_isa_ok"],
         ["max_fusion_size"],
