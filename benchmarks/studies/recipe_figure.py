@@ -93,6 +93,8 @@ def lines() -> list[list[str]]:
         seeds = min(ours[start].seeds for start in STARTS)
         few = "" if seeds >= 3 else f", {seeds} seed{'s' * (seeds > 1)}"
         said = [f"{cell.mean:.{digits}f} ({cell.worst:.{digits}f})" for cell in told]
+        if told[-1].seeds < 3:
+            said[-1] += f", {told[-1].seeds} seeds"
         made.append([title + unit + few, *said])
     return made
 
