@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,8 +10,8 @@ from torch import nn
 import adatune_func as atf
 from adatune_func import guard
 from adatune_func.trees import norm, tree_leaves, tree_map, tree_paths
-from benchmarks.run import record
 from tests.cases import OPTIMIZERS, conv_batchnorm, start, tanh_mlp
+from tests.hostile import keep
 
 NAN, INF = float("nan"), float("inf")
 
@@ -415,15 +413,4 @@ def test_five_hundred_hostile_runs():
     steps = 60
     results = [row for setting in SETTINGS for row in hostile(*setting, MEMBERS, steps)]
     assert len(results) == 500
-    broken = [result for result in results if result["wrong"]]
-    summary = {
-        "runs": len(results),
-        "steps": steps * len(results),
-        "broken": len(broken),
-        "refused_steps": sum(result["refused"] for result in results),
-        **record.provenance({"steps": steps}),
-        "results": broken,
-    }
-    path = record.RESULTS / "hostile.json"
-    path.write_text(json.dumps(summary, indent=1) + "\n")
-    assert broken == []
+    assert keep("hostile", results, steps) == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 
 import pytest
 import torch
@@ -12,8 +11,8 @@ from torch import nn
 
 import adatune_func as atf
 from adatune_func.trees import tree_leaves, tree_map, tree_paths
-from benchmarks.run import record
 from tests.cases import OPTIMIZERS
+from tests.hostile import keep
 
 KINDS = ("nan", "spikes", "nothing", "constant", "tiny", "huge", "shuffled", "swapped")
 STARTS = (1e-12, 1e-6, 0.1, 1e3, 1e6)
@@ -87,15 +86,4 @@ def test_a_sample_breaks_nothing():
 def test_five_hundred_and_sixty_runs():
     steps, members = 120, list(itertools.product(KINDS, STARTS, range(7)))
     results = [row for name in ("sgd_momentum", "adamw") for row in runs(name, members, steps)]
-    broken = [result for result in results if result["wrong"]]
-    summary = {
-        "runs": len(results),
-        "steps": steps * len(results),
-        "broken": len(broken),
-        "refused_steps": sum(result["refused"] for result in results),
-        **record.provenance({"steps": steps}),
-        "results": broken,
-    }
-    path = record.RESULTS / "hostile_recipe.json"
-    path.write_text(json.dumps(summary, indent=1) + "\n")
-    assert broken == []
+    assert keep("hostile_recipe", results, steps) == []
