@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -19,14 +20,14 @@ class Method(NamedTuple):
 
     build: Callable[[nn.Module, str], Step]
     floor: float | None = None
+    steps: int = 1  # of training, in one call
 
 
 def functional(
     tuner_of: Callable[[Any, Any], atf.Tuner],
     *,
-    compiled: bool = True,
+    wrap: Callable[..., Any] | None = None,
     tuned: bool = True,
-    **options: Any,
 ) -> Callable[[nn.Module, str], Step]:
     """A step of this package, ``tuner_of(loss_fn, optimizer)``, fed back into itself."""
 
@@ -36,7 +37,7 @@ def functional(
         chosen = atf.adam(lr=lr, eps=1e-4) if optimizer == "adam" else atf.sgd(lr, momentum=0.9)
         tuner = tuner_of(loss_fn, chosen)
         state = tuner.init(params, {"lr": lr} if tuned else {}, buffers)
-        advance = atf.jit(tuner.step, **options) if compiled else tuner.step
+        advance = (wrap or atf.jit)(tuner.step)
 
         def step(batch: Any, val_batch: Any) -> None:
             nonlocal state
@@ -48,13 +49,25 @@ def functional(
 
 
 def marthe(
-    hvp: Any = atf.exact, *, compiled: bool = True, options: Any = None, **arguments: Any
+    hvp: Any = atf.exact, *, wrap: Callable[..., Any] | None = None, **arguments: Any
 ) -> Any:
     return functional(
         lambda loss_fn, o: atf.marthe(loss_fn, o, hyper_update=RULE, hvp=hvp, **arguments),
-        compiled=compiled,
-        options=options,
+        wrap=wrap,
     )
+
+
+def by_dynamo(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """What ``jit`` competes with; looked up when it is called, for tests do without a compiler."""
+    return torch.compile(fn, fullgraph=True)
+
+
+def with_cuda_graphs(fn: Callable[..., Any]) -> Callable[..., Any]:
+    return atf.jit(fn, options={"triton.cudagraphs": True})
+
+
+def in_eager(fn: Callable[..., Any]) -> Callable[..., Any]:
+    return fn
 
 
 def quarter_validation(hvp: Any) -> Any:
@@ -67,6 +80,26 @@ def quarter_validation(hvp: Any) -> Any:
     return build
 
 
+def in_windows(length: int) -> Method:
+    """The recipe far into a long run, ten steps a call of which ``length`` tune, as of each 250."""
+
+    def build(module: nn.Module, optimizer: str) -> Step:
+        loss_fn, params, buffers = atf.functionalize(module, F.cross_entropy)
+        chosen = atf.adam(eps=1e-4) if optimizer == "adam" else atf.sgd(momentum=0.9)
+        due = atf.windows(0, length, TEN)
+        run = atf.recipe(loss_fn, chosen, due=due, wrap=atf.jit, hyper_update=RULE)
+        state = run.init(params, {"lr": 1e-4 if optimizer == "adam" else 1e-3}, buffers)
+
+        def steps(batch: Any, val_batch: Any) -> None:
+            nonlocal state
+            for t in range(TEN):
+                state, _ = run.step(t, state, batch, val_batch)
+
+        return steps
+
+    return Method(build, 1 + 3 * length / TEN, TEN)
+
+
 def _classic(module: nn.Module, optimizer: str) -> Step:
     if optimizer != "sgd":
         raise ValueError("the classic formulation is written out for sgd with momentum only")
@@ -77,6 +110,8 @@ def _part(share: int) -> Any:
     return atf.on_fraction(atf.exact, 1 / share)
 
 
+TEN = 10  # the least number of steps of which a fifth and a tenth are whole
+
 BASELINE = "torch.optim compiled"
 
 METHODS: dict[str, Method] = {
@@ -86,8 +121,11 @@ METHODS: dict[str, Method] = {
     "plain": Method(functional(atf.plain, tuned=False), 1.0),
     "hd": Method(functional(lambda loss_fn, o: atf.hd(loss_fn, o, hyper_update=RULE)), 1.0),
     "exact": Method(marthe(), 4.0),
-    "exact eager": Method(marthe(compiled=False), 4.0),
-    "exact, CUDA graphs": Method(marthe(options={"triton.cudagraphs": True}), 4.0),
+    "exact by torch.compile": Method(marthe(wrap=by_dynamo), 4.0),
+    "exact eager": Method(marthe(wrap=in_eager), 4.0),
+    "recipe": in_windows(2),
+    "recipe, half the length": in_windows(1),
+    "exact, CUDA graphs": Method(marthe(wrap=with_cuda_graphs), 4.0),
     "exact, next batch": Method(marthe(outer="next_batch"), 3.0),
     "reverse_over_reverse": Method(marthe(atf.reverse_over_reverse), 4.0),
     "finite_difference": Method(marthe(atf.finite_difference()), 3.0),

@@ -101,7 +101,7 @@ def measure(network: str, methods: Sequence[str], arguments: Any) -> list[dict[s
     times: dict[str, list[float]] = {method: [] for method in methods}
     for _ in range(arguments.rounds):
         for method in methods:
-            times[method].append(seconds(steps[method]))
+            times[method].append(seconds(steps[method]) / METHODS[method].steps)
     return [
         {
             **_case(network, method, arguments),
