@@ -1,13 +1,14 @@
 """Train an image classifier while its learning rate is tuned: MARTHE, RTHO, HD on validation.
 
     python benchmarks/rtho.py                                   # digits, no download
-    python benchmarks/rtho.py --dataset mnist --num-epoch 3 --recipe
+    python benchmarks/rtho.py --dataset mnist --num-epoch 3
     python benchmarks/rtho.py --network vgg --dataset cifar_10 --momentum 0.9 --hyper-lr 1e-8
 
-``--mu 1`` is RTHO, ``--mu 0`` HD with the outer gradient on the validation set, ``--mu`` below 0
-adapts mu. Without ``--hyper-lr`` there is nothing to set: the relative rule moves log lr. With
-``--hyper-lr auto`` (and ``--alpha auto``) the additive rule's constants are searched first, by
-short runs from the same start; what was tried lies in the run's search.json and search.png.
+What runs is the recipe, from any lr, unless an option names another method: ``--no-recipe`` is
+MARTHE at each step, ``--mu 1`` RTHO, ``--mu 0`` HD with the outer gradient on the validation set,
+``--mu`` below 0 adapts mu. Without ``--hyper-lr`` there is nothing to set: the relative rule moves
+log lr. With ``--hyper-lr auto`` (and ``--alpha auto``) the additive rule's constants are searched
+first, by short runs from the same start; what was tried is in the run's search.json and search.png.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ ADATUNE = {
     "model_loc": "./model.pt",
 }  # fmt: skip
 
+#: MARTHE's default.
+MU = 0.995
+
 #: The search for --hyper-lr auto: steps, three horizons of mu = 0.995, and how many runs a round.
 SEARCH_STEPS, SEARCH_MEMBERS = 600, 8
 
@@ -42,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--mu",
         type=discount,
-        default=0.995,
+        default=MU,
         metavar="X",
         help="discount: 1 is RTHO, 0 HD on validation, below 0 adapts it (0.995)",
     )
@@ -67,8 +71,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--recipe",
-        action="store_true",
-        help="tune in windows, judge at an average, cool down in the last fifth (off)",
+        action=argparse.BooleanOptionalAction,
+        help="tune in windows, judge at an average, cool down in the last fifth (on unless another "
+        "method is named)",
     )
     add("--first-order", action="store_true", help="no recursion, Z = B: mu 0 without curvature")
     return parser
@@ -97,6 +102,9 @@ def discount(text: str) -> float:
 
 def build(args: argparse.Namespace, job: Job) -> training.Plan:
     """The tuner that the options describe; ``auto`` in them becomes what a search finds."""
+    if args.recipe is None:
+        other = (args.hyper_lr is not None, args.average, args.first_order, args.mu != MU)
+        args.recipe = not any(other)
     if args.alpha and args.hyper_lr is None:
         raise ValueError("--alpha adapts --hyper-lr: give that too")
     if args.recipe and args.average:
@@ -135,11 +143,11 @@ def tuner_of(args: argparse.Namespace, job: Job) -> atf.Tuner:
 
 def options_of(args: argparse.Namespace) -> dict[str, Any]:
     """The arguments of ``marthe`` that the options name."""
-    rule = atf.relative() if args.hyper_lr is None else atf.additive(args.hyper_lr, args.alpha)
+    additive = args.hyper_lr is not None
     hvp = atf.no_curvature if args.first_order else atf.exact
     return {
         "mu": 0.0 if args.first_order else atf.adaptive() if args.mu < 0 else args.mu,
-        "hyper_update": rule,
+        **({"hyper_update": atf.additive(args.hyper_lr, args.alpha)} if additive else {}),
         "hvp": atf.clip_products(hvp, args.grad_clipping) if args.grad_clipping else hvp,
         "clip_outer": args.grad_clipping,
         "mean": replicas.mean(),

@@ -102,7 +102,7 @@ def test_hd_is_the_next_batch_without_recursion():
          {"mu": 0.5, "hyper_update": atf.additive(1e-4, 1e-5)}),
         ("--mu -1", {"mu": atf.adaptive()}),
         ("--first-order", {"mu": 0.0, "hvp": atf.no_curvature}),
-        ("", {}),
+        ("--no-recipe", {}),
     ],
 )  # fmt: skip
 def test_flags_of_rtho_mean_what_they_say(options, kwargs):
@@ -113,10 +113,23 @@ def test_flags_of_rtho_mean_what_they_say(options, kwargs):
     assert got == want
 
 
+def test_the_recipe_is_what_runs_without_a_method_named():
+    args, job = job_and(rtho, "--lr", "0.01")
+    plan = rtho.build(args, job)
+    _, got = infos(plan, args, job)
+    steps = job.steps_per_epoch * args.num_epoch
+    its = atf.recipe(job.model.loss_fn, command_line.optimizer_of(args), steps)
+    _, want = infos(training.Plan(its.tuner, {"lr": 0.01}), args, job)
+    assert got == want and args.recipe
+    assert [plan.due(t) for t in range(600)] == [its.due(t) for t in range(600)]
+
+
 def test_grad_clipping_bounds_gradients_products_and_the_outer_gradient():
     _, job = job_and(rtho)
     c = 1e-3
-    args, _ = job_and(rtho, "--grad-clipping", str(c), "--momentum", "0", "--wd", "0", "--lr", "1")
+    args, _ = job_and(
+        rtho, "--no-recipe", "--grad-clipping", str(c), "--momentum", "0", "--wd", "0", "--lr", "1"
+    )
     plan = rtho.build(args, job)
     state = plan.tuner.init(job.model.params, hparams={"lr": 1.0}, buffers=job.model.buffers)
     moved, info = plan.tuner.step(state, *next(training.batches_of(args, job, plan, 0)))

@@ -48,9 +48,9 @@ def quick(monkeypatch):
 
 
 SCRIPTS = {
-    "marthe_adam": (rtho, ["--optimizer", "adam", "--lr", "0.01"]),
+    "marthe_adam": (rtho, ["--no-recipe", "--optimizer", "adam", "--lr", "0.01"]),
     "adaptive_sgd": (rtho, ["--mu", "-1", "--hyper-lr", "1e-4", "--alpha", "1e-6"]),
-    "recipe": (rtho, ["--recipe", "--num-epoch", "3", "--lr", "0.01"]),
+    "recipe": (rtho, ["--num-epoch", "3", "--lr", "0.01"]),
     "hd": (baselines, ["--lr-scheduler", "hd"]),
     "cyclic": (baselines, ["--lr-scheduler", "cyclic", "--t-0", "1"]),
 }

@@ -16,63 +16,22 @@ import functools
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 import adatune_func as atf
-from adatune_func import data, schedules
+from adatune_func import schedules
 from benchmarks.run import record
-from benchmarks.studies import characters, rivals
-from benchmarks.studies.contenders import MORE
-from benchmarks.studies.tasks import OPTIMIZERS, TASKS, evaluate, pairs_of
+from benchmarks.studies import contenders, gen, rivals
+from benchmarks.studies.tasks import OPTIMIZERS
+from benchmarks.studies.works import WORKS, Work
 
 KEYS = ("task", "optimizer", "method", "start", "seed", "steps")
 STARTS = (1e-6, 1e-5, 1e-3, 0.1, 1.0)
-
-
-class Work(NamedTuple):
-    """A task as the grid sees it."""
-
-    network: Callable[[], nn.Module]
-    criterion: Callable[..., torch.Tensor]
-    steps: int
-    pairs: Callable[[int], Iterable[Any]]  # of a seed
-    score: Callable[[nn.Module], float]  # on the test part: accuracy in %, or nats
-    warm_up: int  # steps of cosine's
-
-
-def work_of(args: argparse.Namespace) -> Work:
-    if args.task == "characters":
-        if args.text is None:
-            raise SystemExit("--task characters needs --text FILE: any long text")
-        text = characters.load(args.text)
-        return Work(
-            lambda: characters.LanguageModel(text.vocabulary),
-            characters.cross_entropy,
-            args.steps or characters.STEPS,
-            lambda seed: zip(
-                characters.batches(text.train, seed),
-                characters.batches(text.validation, seed + 1000),
-                strict=True,
-            ),
-            lambda model: characters.test_loss(model, text),
-            100,
-        )
-    task = TASKS[args.task]
-    images = data.load(task.images, args.data)
-    return Work(
-        task.network,
-        F.cross_entropy,
-        args.steps or task.epochs * (len(images.train.labels) // task.batch_size),
-        lambda seed: pairs_of(images, task.batch_size, seed),
-        lambda model: evaluate(model, images)["accuracy"],
-        0,
-    )
 
 
 #: ``make(loss_fn, optimizer, steps, wrap) -> Recipe``
@@ -80,8 +39,22 @@ METHODS: dict[str, Callable[..., atf.Recipe]] = {
     "recipe": atf.recipe,
     "recipe, half the length": functools.partial(atf.recipe, due=atf.windows(200, 25, 250)),
     "recipe, three tuned": atf.recipe,
-    "cut": functools.partial(atf.recipe, bound=atf.cut(1.0)),
     "no_bound": functools.partial(atf.recipe, bound=None),
+    **{
+        f"{name} {kappa:g}": functools.partial(atf.recipe, bound=bound(kappa))
+        for name, bound, kappas in (
+            ("cut", atf.cut, (0.5, 1.0, 1.5, 2.0, 3.0)),
+            ("begin again", atf.begin_again, (1.1, 2.0, 3.0)),  # 1.5 is the recipe's
+        )
+        for kappa in kappas
+    },
+}
+
+#: Plain training by schedules of the largest lr and the number of steps.
+PLANS: dict[str, Callable[[float, int], schedules.Schedule]] = {
+    "cosine": schedules.cosine,
+    "linear": lambda lr, steps: schedules.cooldown(lr, steps, last=1.0),
+    "wsd": schedules.cooldown,  # warm-up, stable, decay over the last fifth
 }
 
 
@@ -89,13 +62,18 @@ def runs_of(args: argparse.Namespace, work: Work, method: str) -> Callable[[floa
     """``run(start, seed) -> row``; compiled once for all starts and seeds."""
     if method in rivals.PACKAGES:
         return functools.partial(_rival_run, work, method, args.optimizer)
+    if method == "gen":
+        return functools.partial(_gen_run, work, args.optimizer)
     wrap = atf.jit if args.compile else lambda fn: fn
     optimizer = OPTIMIZERS[args.optimizer]
     loss_fn = atf.functionalize(work.network(), work.criterion).loss_fn
-    if method == "cosine":
-        train = wrap(atf.plain(loss_fn, optimizer).step)
-        return functools.partial(_cosine_run, work, atf.plain(loss_fn, optimizer), train)
-    more = MORE[args.optimizer] if method == "recipe, three tuned" else {}
+    if method == "hd":
+        tuner = atf.hd(loss_fn, optimizer, hyper_update=atf.additive(0.0))
+        return functools.partial(_hd_run, work, tuner, wrap(tuner.step))
+    if method in PLANS:
+        tuner = atf.plain(loss_fn, optimizer)
+        return functools.partial(_planned_run, work, PLANS[method], tuner, wrap(tuner.step))
+    more = contenders.MORE[args.optimizer] if method == "recipe, three tuned" else {}
     made = METHODS[method](loss_fn, optimizer, work.steps, wrap=wrap)
     return functools.partial(_run, work, made, more)
 
@@ -135,9 +113,11 @@ def _run(
     }
 
 
-def _cosine_run(work: Work, its: atf.Tuner, step: Any, start: float, seed: int) -> dict[str, Any]:
+def _planned_run(
+    work: Work, plan_of: Any, its: atf.Tuner, step: Any, start: float, seed: int
+) -> dict[str, Any]:
     """Plain training with lr from outside, so that one graph does for the whole grid."""
-    plan = schedules.cosine(start, work.steps)
+    plan = plan_of(start, work.steps)
     plan = schedules.warm_up(plan, work.warm_up) if work.warm_up else plan
     model, params, buffers = _started(work, seed)
     state = its.init(params, {"lr": start}, buffers)
@@ -146,6 +126,36 @@ def _cosine_run(work: Work, its: atf.Tuner, step: Any, start: float, seed: int) 
         state, _ = step(state, batch)
     atf.write_back(model, state)
     return {"score": work.score(model), "products_a_step": 1.0}
+
+
+def _hd_run(work: Work, its: atf.Tuner, step: Any, start: float, seed: int) -> dict[str, Any]:
+    """As published, its hyper-learning-rate the largest stable one on the run's first batches."""
+    model, params, buffers = _started(work, seed)
+    state, pairs = its.init(params, {"lr": start}, buffers), iter(work.pairs(seed))
+    first = list(itertools.islice(pairs, min(work.steps, contenders.SEARCH_STEPS)))
+    state = contenders.searched(its, state, first)
+    for _, pair in zip(range(work.steps), itertools.chain(first, pairs), strict=False):
+        state, _ = step(state, *pair)
+    atf.write_back(model, state)
+    return {
+        "score": work.score(model),
+        "products_a_step": 1.0,
+        "lrs": [float(state.hparams["lr"])],
+    }
+
+
+def _gen_run(work: Work, optimizer: str, start: float, seed: int) -> dict[str, Any]:
+    model, _, _ = _started(work, seed)
+    made = {
+        "sgd": lambda: torch.optim.SGD(model.parameters(), start, momentum=0.9),
+        "adamw": lambda: torch.optim.AdamW(model.parameters(), start),
+    }[optimizer]()
+    lr = gen.train(model, made, work.steps, work.pairs(seed), work.criterion)
+    return {
+        "score": work.score(model),
+        "products_a_step": round(1 + 2 / 3 / gen.EVERY, 3),
+        "lrs": [lr],
+    }
 
 
 def _rival_run(work: Work, method: str, optimizer: str, start: float, seed: int) -> dict[str, Any]:
@@ -157,7 +167,8 @@ def _rival_run(work: Work, method: str, optimizer: str, start: float, seed: int)
 
 
 def run_grid(args: argparse.Namespace) -> None:
-    work = work_of(args)
+    work = WORKS[args.task](args)
+    work = work._replace(steps=args.steps or work.steps)
     origin = record.provenance({k: v for k, v in vars(args).items() if k not in ("text", "output")})
     for method in args.methods:
         if not rivals.available(method, args.optimizer):
@@ -186,7 +197,7 @@ def table(args: argparse.Namespace) -> list[dict[str, Any]]:
     for cell in sorted({tuple(row[k] for k in KEYS[:3]) for row in rows}):
         its = [row for row in rows if tuple(row[k] for k in KEYS[:3]) == cell]
         sign = -1 if cell[0] == "characters" else 1  # nats: the lower, the better
-        if cell[2] == "cosine":
+        if cell[2] in PLANS:
             starts = {row["start"] for row in its}
             means = {lr: _mean([r["score"] for r in its if r["start"] == lr]) for lr in starts}
             best = max(means, key=lambda lr: sign * means[lr])
@@ -211,8 +222,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    known = (*METHODS, "cosine", *rivals.PACKAGES)
-    parser.add_argument("--task", choices=(*TASKS, "characters"), default="digits_mlp")
+    known = (*METHODS, *PLANS, "hd", "gen", *rivals.PACKAGES)
+    parser.add_argument("--task", choices=WORKS, default="digits_mlp")
     parser.add_argument("--methods", nargs="+", choices=known, default=known)
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd")
     parser.add_argument("--starts", nargs="+", type=float, default=STARTS)
