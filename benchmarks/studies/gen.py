@@ -26,9 +26,9 @@ def train(
     steps: int,
     pairs: Iterable[Any],
     criterion: Callable[..., Tensor],
-) -> float:
-    """Train in place; the last lr."""
-    (group,) = optimizer.param_groups
+) -> list[float]:
+    """Train in place; lr after each step."""
+    (group,), lrs = optimizer.param_groups, []
     for t, ((x, y), _) in zip(range(steps), pairs, strict=False):
         optimizer.zero_grad()
         loss = criterion(model(x), y)
@@ -37,7 +37,8 @@ def train(
         optimizer.step()
         if t % EVERY == 0:
             _refit(model, group, before, loss.detach(), lambda x=x, y=y: criterion(model(x), y))
-    return group["lr"]
+        lrs.append(group["lr"])
+    return lrs
 
 
 @torch.no_grad()

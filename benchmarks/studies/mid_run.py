@@ -1,8 +1,9 @@
 """A change in the middle of a run: how long until lr is what a run that begins there finds.
 
-    python -m benchmarks.studies.mid_run
+    python -m benchmarks.studies.mid_run --methods recipe hd gen
 
-MNIST, MLP, SGD with momentum, the recipe with an open end. At a third of the run the inputs become
+MNIST, MLP, SGD with momentum, the recipe with an open end, HD as published with its constant found
+first, GeN. At a third of the run the inputs become
 four times as large, or batches four times as many samples, or the labels turn by one. A fresh run
 of the changed task says which lr it would find; counted are the steps from the change until lr is
 within a factor of two of it and stays there.
@@ -11,19 +12,23 @@ within a factor of two of it and stays there.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import adatune_func as atf
 from adatune_func import data
 from benchmarks.run import record
+from benchmarks.studies import gen
+from benchmarks.studies.contenders import SEARCH_STEPS, searched
 from benchmarks.studies.tasks import OPTIMIZERS, TASKS
 
+START = 1e-3
 CHANGES = ("inputs x 4", "batch size x 4", "labels turned")
 
 
@@ -48,13 +53,58 @@ def _drawn(
     return x, (y + 1) % 10 if change == "labels turned" else y
 
 
-def path(its: atf.Recipe, state: atf.TunerState, pairs: Iterator[Any], steps: int) -> list[float]:
-    """lr after each step."""
-    lrs: list[float] = []
-    for t, pair in zip(range(steps), pairs, strict=False):
-        state, _ = its.step(t, state, *pair)
-        lrs.append(float(state.hparams["lr"]))
-    return lrs
+#: ``run(batches, steps, seed) -> lrs``: lr after each step of a run from lr 0.001.
+Run = Callable[[Iterator[Any], int, int], list[float]]
+
+
+def recipe(network: Callable[[], nn.Module]) -> Run:
+    loss_fn = atf.functionalize(network(), F.cross_entropy).loss_fn
+    its = atf.recipe(loss_fn, OPTIMIZERS["sgd"], wrap=atf.jit)
+
+    def path(pairs: Iterator[Any], steps: int, seed: int) -> list[float]:
+        state, lrs = its.init(*_started(network, seed)), []
+        for t, pair in zip(range(steps), pairs, strict=False):
+            state, _ = its.step(t, state, *pair)
+            lrs.append(float(state.hparams["lr"]))
+        return lrs
+
+    return path
+
+
+def hd(network: Callable[[], nn.Module]) -> Run:
+    loss_fn = atf.functionalize(network(), F.cross_entropy).loss_fn
+    its = atf.hd(loss_fn, OPTIMIZERS["sgd"], hyper_update=atf.additive(0.0))
+    step = atf.jit(its.step)
+
+    def path(pairs: Iterator[Any], steps: int, seed: int) -> list[float]:
+        state, lrs = its.init(*_started(network, seed)), []
+        first = [next(pairs) for _ in range(SEARCH_STEPS)]
+        state = searched(its, state, first)
+        for _, pair in zip(range(steps), itertools.chain(first, pairs), strict=False):
+            state, _ = step(state, *pair)
+            lrs.append(float(state.hparams["lr"]))
+        return lrs
+
+    return path
+
+
+def greedy(network: Callable[[], nn.Module]) -> Run:
+    def path(pairs: Iterator[Any], steps: int, seed: int) -> list[float]:
+        torch.manual_seed(seed)
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), START, momentum=0.9)
+        return gen.train(model, optimizer, steps, pairs, F.cross_entropy)
+
+    return path
+
+
+METHODS: dict[str, Callable[..., Run]] = {"recipe": recipe, "hd": hd, "gen": greedy}
+
+
+def _started(network: Callable[[], nn.Module], seed: int) -> tuple[Any, Any, Any]:
+    torch.manual_seed(seed)
+    _, params, buffers = atf.functionalize(network(), F.cross_entropy)
+    return params, {"lr": START}, buffers
 
 
 def steps_until(lrs: list[float], found: float) -> int | None:
@@ -66,30 +116,25 @@ def steps_until(lrs: list[float], found: float) -> int | None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     parser.add_argument("--data", default="data")
     parser.add_argument("--output", type=Path, default=record.RESULTS / "mid_run.json")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
-    images, task, at = data.load("mnist", args.data), TASKS["mnist"], args.steps // 3
-    loss_fn = atf.functionalize(task.network(), F.cross_entropy).loss_fn
-    its = atf.recipe(loss_fn, OPTIMIZERS["sgd"], wrap=atf.jit)
-    rows: list[dict[str, Any]] = []
-    for seed in args.seeds:
-        torch.manual_seed(seed)
-        _, params, buffers = atf.functionalize(task.network(), F.cross_entropy)
-        for change in CHANGES:
-            state = its.init(params, {"lr": 1e-3}, buffers)
-            changed = path(its, state, batches(images, change, at, seed), args.steps)
-            fresh = path(its, state, batches(images, change, 0, seed), args.steps - at)
-            row = {"change": change, "seed": seed, "before": changed[at - 1], "fresh": fresh[-1]}
-            row |= {"after": changed[-1], "steps": steps_until(changed[at:], fresh[-1])}
-            rows.append(row)
-            print(row, flush=True)
-    args.output.unlink(missing_ok=True)
+    images, network, at = data.load("mnist", args.data), TASKS["mnist"].network, args.steps // 3
     origin = record.provenance({"steps": args.steps, "changed at": at})
-    record.merge(args.output, rows, ("change", "seed"), origin)
+    for method in args.methods:
+        path = METHODS[method](network)
+        for seed, change in itertools.product(args.seeds, CHANGES):
+            changed = path(batches(images, change, at, seed), args.steps, seed)
+            fresh = path(batches(images, change, 0, seed), args.steps - at, seed)
+            row = {"method": method, "change": change, "seed": seed}
+            row |= {"before": changed[at - 1], "fresh": fresh[-1], "after": changed[-1]}
+            row["steps"] = steps_until(changed[at:], fresh[-1])
+            print(row, flush=True)
+            record.merge(args.output, [row], ("method", "change", "seed"), origin)
 
 
 if __name__ == "__main__":

@@ -150,11 +150,11 @@ def _gen_run(work: Work, optimizer: str, start: float, seed: int) -> dict[str, A
         "sgd": lambda: torch.optim.SGD(model.parameters(), start, momentum=0.9),
         "adamw": lambda: torch.optim.AdamW(model.parameters(), start),
     }[optimizer]()
-    lr = gen.train(model, made, work.steps, work.pairs(seed), work.criterion)
+    lrs = gen.train(model, made, work.steps, work.pairs(seed), work.criterion)
     return {
         "score": work.score(model),
         "products_a_step": round(1 + 2 / 3 / gen.EVERY, 3),
-        "lrs": [lr],
+        "lrs": lrs[-1:],
     }
 
 
