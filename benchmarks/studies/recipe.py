@@ -50,6 +50,11 @@ METHODS: dict[str, Callable[..., atf.Recipe]] = {
     },
 }
 
+CHOICES = {
+    **OPTIMIZERS,
+    "muon": atf.muon(rest=("embedding", "positions", "head")),  # of the characters
+}
+
 #: Plain training by schedules of the largest lr and the number of steps.
 PLANS: dict[str, Callable[[float, int], schedules.Schedule]] = {
     "cosine": schedules.cosine,
@@ -65,7 +70,7 @@ def runs_of(args: argparse.Namespace, work: Work, method: str) -> Callable[[floa
     if method == "gen":
         return functools.partial(_gen_run, work, args.optimizer)
     wrap = atf.jit if args.compile else lambda fn: fn
-    optimizer = OPTIMIZERS[args.optimizer]
+    optimizer = CHOICES[args.optimizer]
     loss_fn = atf.functionalize(work.network(), work.criterion).loss_fn
     if method == "hd":
         tuner = atf.hd(loss_fn, optimizer, hyper_update=atf.additive(0.0))
@@ -225,7 +230,7 @@ def main(argv: list[str] | None = None) -> None:
     known = (*METHODS, *PLANS, "hd", "gen", *rivals.PACKAGES)
     parser.add_argument("--task", choices=WORKS, default="digits_mlp")
     parser.add_argument("--methods", nargs="+", choices=known, default=known)
-    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd")
+    parser.add_argument("--optimizer", choices=CHOICES, default="sgd")
     parser.add_argument("--starts", nargs="+", type=float, default=STARTS)
     parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
     parser.add_argument("--steps", type=int, help="of a shorter trial")
