@@ -1,19 +1,24 @@
-"""The recipe against its rivals, from every start: README's figure, and the table under it.
+"""README's first figure and table: test accuracy against the lr a run starts from, and its price.
 
-    python -m benchmarks.studies.recipe_figure      # draws results/recipe.png
+    python -m benchmarks.studies.recipe_figure     # results/recipe.png from results/recipe.json
 
-From results/recipe.json; cosine's runs from starts that its grid there leaves out are those of
-``robustness.py``.
+The last panel says what a search costs. Who tries k learning rates of a grid, chosen at random, and
+keeps the best has paid k runs and has, of n in order,
+
+    E max = Σ_i score_i C(i - 1, k - 1) / C(n, k)
+
+which is drawn below the best mean of cosine's grid, averaged over the tasks in per cent.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, NamedTuple
 
 from benchmarks.run import record
 
-#: (task, optimizer) and how README calls it.
+#: (task, optimizer) -> what README calls it, in the order of its table.
 PANELS = {
     ("digits_mlp", "sgd"): "digits, MLP, SGD",
     ("digits_mlp", "adamw"): "digits, MLP, AdamW",
@@ -21,8 +26,18 @@ PANELS = {
     ("mnist", "adamw"): "MNIST, MLP, AdamW",
     ("cifar_10", "sgd"): "CIFAR-10, small CNN, SGD",
     ("cifar_10", "adamw"): "CIFAR-10, small CNN, AdamW",
+    ("fine_tuning", "sgd"): "fine-tuning it, SGD",
+    ("fine_tuning", "adamw"): "fine-tuning it, AdamW",
+    ("friedman", "sgd"): "table, MLP, SGD",
+    ("friedman", "adamw"): "table, MLP, AdamW",
     ("characters", "adamw"): "Shakespeare, transformer, AdamW",
+    ("characters", "muon"): "Shakespeare, transformer, Muon",
 }
+#: Those that have a panel.
+DRAWN = (
+    *(("mnist", "sgd"), ("mnist", "adamw"), ("cifar_10", "sgd"), ("cifar_10", "adamw")),
+    *(("fine_tuning", "sgd"), ("friedman", "sgd"), ("characters", "adamw")),
+)
 STARTS = (1e-6, 1e-5, 1e-3, 0.1, 1.0)
 METHODS = {
     "recipe": "adatune_func, the recipe",
@@ -31,7 +46,9 @@ METHODS = {
     "mechanic": "Mechanic",
     "prodigy": "Prodigy",
     "d_adaptation": "D-Adaptation",
+    "gen": "GeN",
 }
+COLOURS = ("black", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2")
 
 
 class Cell(NamedTuple):
@@ -42,13 +59,17 @@ class Cell(NamedTuple):
     seeds: int
 
 
-def cells() -> dict[tuple[str, str, str, float], Cell]:
+Cells = dict[tuple[str, str, str, float], Cell]
+
+
+def cells() -> Cells:
     """By task, optimizer, method and start."""
     rows = json.loads((record.RESULTS / "recipe.json").read_text())["rows"]
     scores: dict[tuple[str, str, str, float], list[float]] = {}
     for row in rows:
-        key = (row["task"], row["optimizer"], row["method"], row["start"])
-        scores.setdefault(key, []).append(row["score"])
+        if row["score"] is not None:  # a run that diverged to NaN
+            key = (row["task"], row["optimizer"], row["method"], row["start"])
+            scores.setdefault(key, []).append(row["score"])
     for key, values in _cosines().items():
         scores.setdefault(key, values)
     return {
@@ -69,22 +90,24 @@ def _cosines() -> dict[tuple[str, str, str, float], list[float]]:
 
 
 def best(its: dict[float, Cell], task: str) -> Cell:
-    """The best mean of a grid."""
-    sign = -1 if task == "characters" else 1
-    return max(its.values(), key=lambda cell: sign * cell.mean)
+    """The best mean of a grid, of those with the most seeds."""
+    sign, most = -1 if task == "characters" else 1, max(cell.seeds for cell in its.values())
+    return max(
+        (cell for cell in its.values() if cell.seeds == most), key=lambda cell: sign * cell.mean
+    )
 
 
-def of(task: str, optimizer: str, method: str) -> dict[float, Cell]:
+def of(known: Cells, task: str, optimizer: str, method: str) -> dict[float, Cell]:
     """By start, in order."""
-    its = {key[3]: cell for key, cell in cells().items() if key[:3] == (task, optimizer, method)}
+    its = {key[3]: cell for key, cell in known.items() if key[:3] == (task, optimizer, method)}
     return dict(sorted(its.items()))
 
 
 def lines() -> list[list[str]]:
     """README's table: mean (worst seed) by start, and of the best cosine."""
-    made = []
+    made, known = [], cells()
     for (task, optimizer), title in PANELS.items():
-        ours, cosine = of(task, optimizer, "recipe"), of(task, optimizer, "cosine")
+        ours, cosine = (of(known, task, optimizer, method) for method in ("recipe", "cosine"))
         if not set(ours) >= set(STARTS) or not cosine:
             continue
         digits = 3 if task == "characters" else 1
@@ -99,40 +122,71 @@ def lines() -> list[list[str]]:
     return made
 
 
+def best_of_some(means: list[float], tries: int) -> float:
+    """The expected best of so many of them, drawn without putting back."""
+    ways = math.comb(len(means), tries)
+    return (
+        sum(
+            mean * math.comb(i, tries - 1) for i, mean in enumerate(sorted(means)) if i >= tries - 1
+        )
+        / ways
+    )
+
+
+def searches(known: Cells, method: str) -> list[float]:
+    """Points above the best cosine after 1, 2, ... tries, a mean over the tasks in per cent."""
+    gaps: list[list[float]] = []
+    for task, optimizer in PANELS:
+        its, cosine = of(known, task, optimizer, method), of(known, task, optimizer, "cosine")
+        if task == "characters" or not its or not cosine:
+            continue
+        goal, means = best(cosine, task).mean, [max(cell.mean, 0.0) for cell in its.values()]
+        gaps.append([best_of_some(means, k + 1) - goal for k in range(len(means))])
+    tries = min(map(len, gaps), default=0)
+    return [sum(gap[k] for gap in gaps) / len(gaps) for k in range(tries)]
+
+
 def plot() -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    shown = [panel for panel in PANELS if of(*panel, "recipe")]
-    rows = -(-(len(shown) + 1) // 3)  # the legend takes the last place
-    figure, grid = plt.subplots(rows, 3, figsize=(11, 3.2 * rows), layout="constrained")
-    axes = list(grid.flat)
-    known: dict[str, Any] = {}
-    colours = ("black", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00")
-    for axis, panel in zip(axes, shown, strict=False):
-        for colour, (method, name) in zip(colours, METHODS.items(), strict=True):
-            its = of(*panel, method)
+    known, drawn = cells(), {}
+    figure, grid = plt.subplots(2, 4, figsize=(14, 6.6), layout="constrained")
+    *axes, price = grid.flat
+    for axis, panel in zip(axes, DRAWN, strict=True):
+        for colour, (method, name) in zip(COLOURS, METHODS.items(), strict=True):
+            its = of(known, *panel, method)
             if its:
-                style: dict[str, Any] = (
-                    {"lw": 3, "zorder": 5} if method == "recipe" else {"lw": 1.3}
-                )
-                (known[name],) = axis.plot(
-                    list(its), [c.mean for c in its.values()], "o-", ms=4, color=colour, **style
-                )
+                (drawn[name],) = axis.plot(
+                    list(its), [c.mean for c in its.values()], "o-", ms=4, color=colour,
+                    **_width(method),
+                )  # fmt: skip
         nats = panel[0] == "characters"
-        ours = of(*panel, "recipe").values()
+        ours = of(known, *panel, "recipe").values()
         middle = sum(c.mean for c in ours) / len(ours)
         axis.set_ylim((middle + 0.4, middle - 0.1) if nats else (middle - 6, middle + 1.5))
         axis.set(xscale="log", xlabel="learning rate to start from", title=PANELS[panel])
-        axis.set_ylabel("test loss, nats (axis turned)" if nats else "test accuracy, %")
+        label = "test loss, nats (axis turned)" if nats else "test accuracy, %"
+        axis.set_ylabel("test variance explained, %" if panel[0] == "friedman" else label)
+    for colour, method in zip(COLOURS, METHODS, strict=True):
+        gaps = searches(known, method)
+        if method == "recipe":
+            price.plot([1.9], gaps[:1], "*", ms=16, color=colour, zorder=5)
+        else:
+            price.plot(range(1, len(gaps) + 1), gaps, "o-", ms=4, color=colour, lw=1.3)
+    price.set(ylim=(-8, 1.5), xlabel="price, in plain runs", title="what a search of lr costs")
+    price.set_ylabel("points above the best cosine")
+    for axis in grid.flat:
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    for axis in axes[len(shown) :]:
-        axis.set_axis_off()
-    axes[len(shown)].legend(known.values(), known.keys(), loc="center left", frameon=False)
+    figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=7, frameon=False)
     figure.savefig(record.RESULTS / "recipe.png", dpi=130)
+
+
+def _width(method: str) -> dict[str, Any]:
+    return {"lw": 3, "zorder": 5} if method == "recipe" else {"lw": 1.3}
 
 
 if __name__ == "__main__":
