@@ -77,7 +77,9 @@ def faults(path: Path, text: str) -> list[str]:
     ]
 
 
-FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+#: All that the package has, and who uses it as a user does.
+ABOVE = (PACKAGE / "__init__.py", PACKAGE / "__main__.py")
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path not in ABOVE)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -123,3 +125,41 @@ def test_no_circle_within_a_room(room):
 def test_a_wrong_import_is_named_with_its_line(file, line, why):
     (found,) = faults(PACKAGE / file, f'"""A file."""\n\n{line}\n')
     assert found.startswith(f"{Path(file).name}:3: ") and why in found
+
+
+def test_files_are_short():
+    """One idea a file; the recursion and the tuner are read in one sitting."""
+    lengths = {path: len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert {path.name: n for path, n in lengths.items() if n > 260} == {}
+    assert lengths[PACKAGE / "recursion.py"] + lengths[PACKAGE / "tuner.py"] <= 400
+
+
+def written(path: Path) -> list[tuple[int, str]]:
+    """``(line, text)`` of what is code: no imports, docstrings, comments, signatures."""
+    text, left_out = path.read_text(), set[int]()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            left_out |= set(range(node.lineno, (node.end_lineno or 0) + 1))
+        elif isinstance(node, ast.FunctionDef):
+            left_out |= set(range(node.lineno, node.body[0].lineno))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            left_out |= set(range(node.lineno, (node.end_lineno or 0) + 1))
+    lines = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if n not in left_out]
+    return [(n, line) for n, line in lines if line and not line.startswith(("#", '"'))]
+
+
+def repeated(sources: dict[str, list[tuple[int, str]]], size: int = 6) -> list[str]:
+    """``file:line and file:line`` for each ``size`` lines that stand twice."""
+    places: dict[tuple[str, ...], list[str]] = {}
+    for name, lines in sources.items():
+        for k in range(len(lines) - size + 1):
+            block = tuple(line for _, line in lines[k : k + size])
+            places.setdefault(block, []).append(f"{name}:{lines[k][0]}")
+    return [" and ".join(found) for found in places.values() if len(found) > 1]
+
+
+def test_no_six_lines_stand_twice():
+    found = {str(p.relative_to(PACKAGE)): written(p) for p in sorted(PACKAGE.rglob("*.py"))}
+    assert repeated(found) == []
+    found["copy.py"] = found["recursion.py"]
+    assert "recursion.py" in repeated(found)[0]
