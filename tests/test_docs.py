@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import os
 import pkgutil
@@ -120,6 +121,18 @@ def test_every_python_block_runs(page):
     names: dict[str, object] = {"__name__": page.stem}
     for block in re.findall(r"^```python\n(.*?)^```$", page.read_text(), flags=re.S | re.M):
         exec(compile(block, str(page), "exec"), names)
+
+
+def test_every_error_is_on_its_page(monkeypatch):
+    """Whoever writes a new message says in docs/failures.py what it means, and runs messages.py."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    messages = importlib.import_module("messages")
+    assert len(messages.messages()) > 150
+    assert (DOCS / "errors.md").read_text() == messages.page(), "run: python docs/messages.py"
+    new = messages.Message("ValueError", "nobody has heard of this", "file.py:1")
+    monkeypatch.setattr(messages, "messages", lambda: [new])
+    with pytest.raises(ValueError, match=r"file.py:1: nobody has heard of this"):
+        messages.page()
 
 
 @named
