@@ -1,6 +1,8 @@
 """Tune learning rates and other hyperparameters while a network trains, by hypergradients."""
 
-from . import checkpoint, guard, recursion, replicas, schedules, search, shapes
+from typing import Any
+
+from . import checkpoint, guard, recursion, renamed, replicas, schedules, search, shapes
 from . import curvature as hvp
 from .check import check_tangents
 from .checkpoint import load, save
@@ -60,7 +62,13 @@ from .trees import Signal
 from .tuner import marthe
 from .windows import windowed, windows
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Names of older versions, with a warning."""
+    return renamed.found(name)
+
 
 __all__ = [
     # a module and its loss as pure functions

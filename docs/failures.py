@@ -379,6 +379,11 @@ SITUATIONS = (
         ),
     ),
     Situation(
+        "A name of an older version",
+        "Names that have moved work for one version and warn with the new one; CHANGELOG says what to type instead.",
+        ("is gone: …", "module 'adatune_func' has no attribute", "the old name goes with"),
+    ),
+    Situation(
         "Data and networks",
         "The small data sets and networks that come with the package. Files that are there are not fetched again; what "
         "is damaged is deleted by hand.",

@@ -53,7 +53,7 @@ def messages_of(path: Path, text: str) -> Iterator[Message]:
     """The messages of one file."""
     tree = ast.parse(text)
     constants: dict[str, str] = {}
-    for node in tree.body:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             constants[node.targets[0].id] = template(node.value, constants)
     for node in ast.walk(tree):

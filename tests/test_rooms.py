@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "adatune_func"
 
 #: Rooms and files of the core, the lowest first; what stands in one line does not know each other.
 LEVELS = [
-    {"trees", "schedules"},
+    {"trees", "schedules", "renamed"},
     {"optimizers", "curvature", "rules", "guard", "shapes", "checkpoint", "graphs", "replicas"},
     {"recursion", "options", "presets", "jit"},
     {"state", "checking"},
