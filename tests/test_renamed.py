@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import adatune_func as atf
 from adatune_func import renamed
@@ -26,7 +27,8 @@ def test_an_old_name_works_and_says_the_new_one(name):
 
 def test_an_old_constant_discounts():
     with pytest.warns(DeprecationWarning):
-        assert float(getattr(atf, "constant")(0.5).init({}, {}).mu) == 0.5  # noqa: B009
+        discount = getattr(atf, "constant")(0.5)  # noqa: B009
+    assert float(discount.init({"w": torch.ones(2)}, {}).mu) == 0.5
 
 
 @pytest.mark.parametrize("name", renamed.GONE)
