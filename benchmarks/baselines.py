@@ -1,8 +1,7 @@
 """Train an image classifier by the schedules that MARTHE is measured against, and by HD.
 
     python benchmarks/baselines.py --lr-scheduler cyclic             # digits, no download
-    python benchmarks/baselines.py --network vgg --dataset cifar_10 --lr 0.1 \\
-        --lr-scheduler staircase --step-size 60 --lr-decay 0.1
+    python benchmarks/baselines.py --lr-scheduler staircase --step-size 60 --lr-decay 0.1 --lr 0.1
 
 ``hd`` tunes lr by hypergradients of the next batch; ``ed`` (exponential decay) and ``staircase``
 move it every epoch, ``cyclic`` (cosine with restarts) every step, ``constant`` never.
@@ -37,15 +36,18 @@ ADATUNE_OPTIONS = {"hyper_lr": 1e-8, "lr_decay": 1.0}
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("baselines.py", description=(__doc__ or "").split("\n")[0])
-    command_line.add_arguments(parser)
-    add, count, rate = parser.add_argument, command_line.count, command_line.positive
+    parser = command_line.parser("baselines.py", __doc__)
+    command_line.add_images(parser)
+    command_line.add_optimizer(parser)
+    add = parser.add_argument_group("learning rate").add_argument
+    count, rate = command_line.count, command_line.positive
     add("--lr-scheduler", choices=tuple(OPTIONS), default="hd", help="(hd)")
     add("--hyper-lr", type=command_line.number, metavar="X", help="of hd (off: the relative rule)")
     add("--step-size", type=count, metavar="N", help="epochs between staircase's steps (30)")
     add("--lr-decay", type=rate, metavar="X", help="factor of staircase (0.1) and ed (0.99)")
     add("--t-0", type=count, metavar="N", help="epochs of cyclic's first run (10)")
     add("--t-mult", type=count, metavar="N", help="growth of cyclic's runs (2)")
+    command_line.add_run(parser)
     return parser
 
 

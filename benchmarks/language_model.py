@@ -21,10 +21,8 @@ from benchmarks.run.jobs import Job
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "language_model.py", description=(__doc__ or "").split("\n")[0]
-    )
-    add, count = parser.add_argument, command_line.count
+    parser, count = command_line.parser("language_model.py", __doc__), command_line.count
+    add = parser.add_argument_group("text and model").add_argument
     add("--text", metavar="FILE", help="what to learn (the sources of Python's standard library)")
     add("--tokens", choices=("bytes", "characters"), default="bytes", help="(bytes)")
     add("--data-root", default="data", metavar="DIR", help="where Python's sources go (data)")
@@ -33,12 +31,13 @@ def parser() -> argparse.ArgumentParser:
     add("--layers", type=count, default=2, metavar="N", help="of the decoder (2)")
     add("--heads", type=count, default=4, metavar="N", help="of a layer's attention (4)")
     add("--tied", action="store_true", help="predict with the embedding itself (off)")
+    add("--sample", type=count, default=400, metavar="N", help="tokens written at the end (400)")
+    command_line.add_optimizer(parser, ("adamw", "adam", "sgd", "muon"), clips=False)
+    add = parser.add_argument_group("length").add_argument
     add("--steps", type=count, default=2000, metavar="N", help="of the whole run (2000)")
     add("--validate-every", type=count, default=250, metavar="N", help="steps, an epoch (250)")
     add("--batch-size", type=count, default=32, metavar="N", help="pieces of text a step (32)")
-    add("--optimizer", choices=("adamw", "adam", "sgd", "muon"), default="adamw", help="(adamw)")
-    add("--sample", type=count, default=400, metavar="N", help="tokens written at the end (400)")
-    command_line.add_training(parser)
+    command_line.add_run(parser)
     # What the other scripts have options for, and the shared parts read.
     parser.set_defaults(network="decoder", grad_clipping=None)
     return parser

@@ -40,9 +40,10 @@ SEARCH_STEPS, SEARCH_MEMBERS = 600, 8
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("rtho.py", description=(__doc__ or "").split("\n")[0])
-    command_line.add_arguments(parser)
-    add = parser.add_argument
+    parser = command_line.parser("rtho.py", __doc__)
+    command_line.add_images(parser)
+    command_line.add_optimizer(parser)
+    add = parser.add_argument_group("tuning").add_argument
     add(
         "--mu",
         type=discount,
@@ -75,7 +76,12 @@ def parser() -> argparse.ArgumentParser:
         help="tune in windows, judge at an average, cool down in the last fifth (on unless another "
         "method is named)",
     )
-    add("--first-order", action="store_true", help="no recursion, Z = B: mu 0 without curvature")
+    add(
+        "--first-order",
+        action="store_true",
+        help="no recursion, Z = B: mu 0 without curvature (off)",
+    )
+    command_line.add_run(parser)
     return parser
 
 

@@ -14,10 +14,22 @@ from benchmarks.run.outputs import what
 COMPILE_FROM_STEPS = 2000
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of rtho.py and baselines.py."""
+def parser(prog: str, doc: str | None) -> argparse.ArgumentParser:
+    """A parser with the first line of the script's docstring, and the examples in it at the end."""
+    first, *rest = (doc or "").strip().split("\n")
+    examples = [line for line in rest if line.startswith("    python ")]
+    return argparse.ArgumentParser(
+        prog,
+        description=first,
+        epilog="\n".join(["examples:", *(line[2:] for line in examples)]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_images(parser: argparse.ArgumentParser) -> None:
+    """Network and data of rtho.py and baselines.py."""
     known = ", ".join(networks.NETWORKS)
-    add = parser.add_argument
+    add = parser.add_argument_group("what is trained").add_argument
     add("--network", default="lenet", metavar="NAME", help=f"{known} (lenet)")
     add(
         "--dataset",
@@ -28,20 +40,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data-root", default="data", metavar="DIR", help="where data sets lie (data)")
     add("--num-epoch", type=count, default=20, metavar="N", help="passes over the data (20)")
     add("--batch-size", type=count, default=64, metavar="N", help="images a step (64)")
-    add("--optimizer", choices=("sgd", "adam", "adamw"), default="sgd", help="(sgd)")
-    add("--grad-clipping", type=positive, metavar="C", help="clip gradients by value (off)")
-    add("--adatune-defaults", action="store_true", help="start from AdaTune's defaults")
-    add_training(parser)
+    add("--adatune-defaults", action="store_true", help="start from AdaTune's defaults (off)")
 
 
-def add_training(parser: argparse.ArgumentParser) -> None:
-    """Add the options of every script, whatever it trains."""
-    add = parser.add_argument
-    add("--max-steps", type=count, metavar="N", help="stop after so many steps")
+def add_optimizer(
+    parser: argparse.ArgumentParser,
+    choices: tuple[str, ...] = ("sgd", "adam", "adamw"),
+    clips: bool = True,
+) -> None:
+    """The optimizer, of whatever is trained; the first of the choices is the default."""
+    add = parser.add_argument_group("optimizer").add_argument
+    add("--optimizer", choices=choices, default=choices[0], help=f"({choices[0]})")
     add("--lr", type=positive, default=0.001, metavar="X", help="start learning rate (0.001)")
     add("--momentum", type=fraction, default=0.9, metavar="X", help="of sgd (0.9)")
     add("--wd", type=number, default=5e-4, metavar="X", help="weight decay (5e-4)")
     add("--eps", type=positive, default=1e-4, metavar="X", help="of adam and adamw (1e-4)")
+    if clips:
+        add("--grad-clipping", type=positive, metavar="C", help="clip gradients by value (off)")
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Where and how a run runs."""
+    add = parser.add_argument_group("the run").add_argument
+    add("--max-steps", type=count, metavar="N", help="stop after so many steps (off)")
     add("--seed", type=seed, default=42, metavar="N", help="of weights, data and dropout (42)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(auto: cuda if there)")
     add(
@@ -51,9 +72,13 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     )
     add("--out", metavar="DIR", help="folder of the run (runs/<what it is>)")
     add("--model-loc", metavar="FILE", help="where the best model goes (<out>/model.pt)")
-    add("--tensorboard", action="store_true", help="write TensorBoard events too")
+    add("--tensorboard", action="store_true", help="write TensorBoard events too (off)")
     add("--checkpoint-every", type=count, default=500, metavar="N", help="steps (500)")
-    add("--resume", metavar="DIR", help="continue the run in DIR; other options override its own")
+    add(
+        "--resume",
+        metavar="DIR",
+        help="continue the run in DIR; other options override its own (off)",
+    )
 
 
 def positive(text: str) -> float:

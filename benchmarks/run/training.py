@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 import adatune_func as atf
 from adatune_func import replicas
-from benchmarks.run import command_line, events, jobs, outputs, ranks, record
+from benchmarks.run import command_line, events, jobs, outputs, progress, ranks, record
 from benchmarks.run.curves import draw, draw_search
 from benchmarks.run.jobs import Job, Score
 from benchmarks.run.outputs import START, Progress
@@ -119,7 +120,7 @@ def fit(
     job: Job,
     plan: Plan,
     state: atf.TunerState,
-    progress: Progress,
+    done: Progress,
     asked: Callable[[], bool] = lambda: False,
 ) -> tuple[atf.TunerState, Progress]:
     """Train up to ``job.steps``; at each epoch's end validate, log, keep the best, checkpoint.
@@ -130,18 +131,17 @@ def fit(
     wrap = announced if command_line.compiles(args, job.steps) else lambda fn: fn
     step = atf.windowed(plan.tuner, plan.due, wrap)
     folder, notes = Path(args.out), {"optimizer": args.optimizer, "network": args.network}
-    batches, rows = batches_of(args, job, plan, progress.step), []
-    epoch = outputs.step_lines_from(folder, progress.step - progress.step % job.steps_per_epoch)
-    hidden = None if ranks.is_first() else True
-    # No bar where stderr is a file: there it would be one line of a thousand states.
-    with tqdm(total=job.steps, initial=progress.step, unit="step", disable=hidden) as bar:
-        for t in range(progress.step, job.steps):
+    batches, rows = batches_of(args, job, plan, done.step), []
+    epoch = outputs.step_lines_from(folder, done.step - done.step % job.steps_per_epoch)
+    began, first = time.monotonic(), done.step
+    with progress.bar(job.steps, first, not ranks.is_first()) as bar:
+        for t in range(first, job.steps):
             state, info = step(t, state, *replicas.part(next(batches)))
             rows.append(outputs.Row(t, plan.due(t), info, state.hparams, outputs.in_use(state)))
-            progress = progress._replace(step=t + 1)
+            done = done._replace(step=t + 1)
             bar.update()
-            if t % 20 == 0 and not bar.disable:  # the only host sync between checkpoints
-                bar.set_postfix(loss=f"{float(info.loss):.4f}", lr=f"{_lr(args, state):.2e}")
+            if t % progress.EVERY == 0 and not bar.disable:  # the only sync between checkpoints
+                bar.set_postfix(progress.state_of_it(rows[-progress.EVERY :], _lr(args, state)))
             ended, last = (t + 1) % job.steps_per_epoch == 0, t + 1 == job.steps
             stopping = asked()
             if not (ended or last or stopping or (t + 1) % args.checkpoint_every == 0):
@@ -152,17 +152,18 @@ def fit(
             if ended:
                 # The model is saved before the checkpoint that knows of it: a run killed between
                 # them comes back to the epoch before and saves the same model again.
-                progress, epoch = end_of_epoch(args, job, plan, state, progress, epoch), []
-            outputs.save_checkpoint(folder, state, progress, notes)
+                left = progress.time_left(began, t + 1 - first, job.steps - t - 1)
+                done, epoch = end_of_epoch(args, job, plan, state, done, epoch, left), []
+            outputs.save_checkpoint(folder, state, done, notes)
             if stopping:
                 raise KeyboardInterrupt
             replicas.check(state)
             ranks.seed_others(args.seed, t + 1)
-    if progress.best_step == 0:
+    if done.best_step == 0:
         # Stopped before its first epoch's end. The checkpoint knows nothing of this validation, so
         # that a run that goes on from here is one that was never stopped.
-        progress = end_of_epoch(args, job, plan, state, progress, epoch)
-    return state, progress
+        done = end_of_epoch(args, job, plan, state, done, epoch)
+    return state, done
 
 
 def end_of_epoch(
@@ -172,6 +173,7 @@ def end_of_epoch(
     state: atf.TunerState,
     progress: Progress,
     lines: list[dict[str, Any]],
+    left: str = "",
 ) -> Progress:
     """Validate, log and print the epoch, save the model if it is the best so far."""
     model = plan.model(state)
@@ -191,6 +193,7 @@ def end_of_epoch(
         skipped += f"  Z reset {resets} times"
     if bounded := sum(line["bounded"] for line in lines):
         skipped += f"  Z bounded {bounded} times"
+    skipped += f"  {left}" if left else ""
     _say(
         f"epoch {epoch['epoch']:3d}  train loss {epoch['train_loss']:.4f}  "
         f"validation {job.kind.says(score)}  lr {epoch['lr']:.3e}{skipped}"
