@@ -111,7 +111,7 @@ def test_links_lead_somewhere(page):
             continue
         path, _, anchor = target.partition("#")
         linked = (page.parent / path).resolve() if path else page
-        assert linked in PAGES, target
+        assert linked in PAGES or linked == DOCS / "recursion.svg", target
         assert not anchor or anchor in anchors(linked), target
 
 
@@ -137,7 +137,8 @@ def test_every_error_is_on_its_page(monkeypatch):
 
 @named
 def test_lines_are_not_too_long(page):
-    lines = page.read_text().splitlines()
+    drawn = r"<!-- figures: \w+ -->\n.*?<!-- end -->"  # tables written from the results
+    lines = re.sub(drawn, "", page.read_text(), flags=re.S).splitlines()
     if page.name == "coverage.md":  # its table is made from what errors say, a row each
         lines = [line for line in lines if not line.startswith("|")]
     assert max(map(len, lines)) <= 120

@@ -21,6 +21,15 @@ def test_every_python_block_runs():
 
 def test_figures_are_drawn_from_the_results():
     """After ``python -m benchmarks.studies.readme`` nothing changes, and no part was left out."""
+    texts = [page.read_text() for page in readme.PAGES]
+    names = [name for text in texts for _, name, _ in readme.MARKED.findall(text)]
+    assert sorted(names) == sorted(readme.PARTS)
+    assert [readme.rewritten(text) for text in texts] == texts
+
+
+def test_it_is_read_in_a_minute():
+    """Short, its figures small in number, its links alive."""
     text = README.read_text()
-    assert {name for _, name, _ in readme.MARKED.findall(text)} == set(readme.PARTS)
-    assert readme.rewritten(text) == text
+    assert len(text.splitlines()) < 200
+    for target in re.findall(r"\]\((\S+?)\)", text):
+        assert target.startswith("https://") or (README.parent / target).exists(), target

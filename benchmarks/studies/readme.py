@@ -1,9 +1,9 @@
-"""README's figures, written from the JSON files under results/.
+"""The tables of README and of docs/methods.md, written from the JSON files under results/.
 
-    python -m benchmarks.studies.readme      # rewrite the parts of README between their markers
+    python -m benchmarks.studies.readme      # rewrite the parts of both between their markers
 
 A part lies between ``<!-- figures: name -->`` and ``<!-- end -->``; ``PARTS`` says how each is
-drawn. A test compares README with what this module would write.
+drawn. A test compares the pages with what this module would write.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any
 from benchmarks.run import record
 from benchmarks.studies import recipe_figure
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+PAGES = (ROOT / "README.md", ROOT / "docs" / "methods.md")
 MARKED = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 #: (network, channels_last) of speed.py as README calls them.
@@ -167,6 +168,95 @@ def measured() -> str:
     return grid(["what", "figure", "command"], lines)
 
 
+#: What people would otherwise pick: what it finds, what is left to set, its price, its devices.
+RIVALS: dict[str, tuple[str, str, str, str, str]] = {
+    "recipe": (
+        "**`atf.recipe`**",
+        "lr; any number of optimizer or loss",
+        "the length, or later the end; validation batches",
+        "1.6 plain steps, long runs",
+        "all of torch's; many by `torchrun`",
+    ),
+    "hd": (
+        "HD, as `atf.hd`",
+        "lr; any number of optimizer or loss",
+        "nothing; sees one step ahead only",
+        "see `hd` above",
+        "the same",
+    ),
+    "cosine": (
+        "cosine, AdamW",
+        "nothing",
+        "lr, by a grid; the length",
+        "1 step, times the grid",
+        "all; DDP, FSDP",
+    ),
+    "schedule_free": (
+        "schedule-free",
+        "the schedule, not lr",
+        "lr, beta, warm-up; `train()` and `eval()` around evaluation",
+        "1 step",
+        "all; DDP",
+    ),
+    "prodigy": (
+        "Prodigy",
+        "lr, growing from d0",
+        "a schedule; d0 below the right lr",
+        "1 step",
+        "all; FSDP",
+    ),
+    "d_adaptation": (
+        "D-Adaptation",
+        "lr, growing from d0",
+        "a schedule; d0 below the right lr",
+        "1 step",
+        "all; FSDP",
+    ),
+    "mechanic": ("Mechanic", "a factor on lr", "a schedule, the optimizer", "1 step", "all"),
+    "adatune": (
+        "AdaTune",
+        "lr of SGD and Adam",
+        "hyper-lr, alpha, mu",
+        "see `classic` above",
+        "one, CUDA",
+    ),
+    "torchopt": (
+        "TorchOpt",
+        "what you differentiate: a toolbox",
+        "the outer loop and its optimizer",
+        "steps unrolled are kept in memory",
+        "all; its own RPC",
+    ),
+}
+
+
+def rivals() -> str:
+    """What can be said in words, and what the packages were asked."""
+    asked = {row["method"]: row for row in kept("rival_facts")["rows"]}
+    head = [
+        "",
+        "finds",
+        "you still set",
+        "costs",
+        "memory",
+        "resumes",
+        "`torch.compile`",
+        "devices",
+    ]
+    lines = []
+    for method, (name, finds, still, costs, devices) in RIVALS.items():
+        measured = ["-", "-", "-"]
+        if row := asked.get(method):
+            graphs = {None: "raises", 0: "falls back to eager", 1: "one graph"}
+            memory = f"+{row['kept_beside_adamw']:g}" if row["kept_beside_adamw"] else "0"
+            resumes = {"KeyError": "no: KeyError"}.get(row["resumes"], row["resumes"])
+            compiles = graphs.get(row["graphs"], f"{row['graphs']} graphs")
+            compiles += ", gradient and all" * (method in ("recipe", "hd"))
+            measured = [memory, resumes, compiles]
+        lines.append([name, finds, still, costs, *measured, devices])
+    return grid(head, lines)
+
+
 def baydin() -> str:
     rows = kept("baydin")["rows"]
     said = []
@@ -182,13 +272,15 @@ PARTS: dict[str, Callable[[], str]] = {
     "measured": measured,
     "speed": speed,
     "bargains": bargains,
+    "rivals": rivals,
 }
 
 
 def rewritten(text: str) -> str:
-    """README's text with every marked part drawn anew."""
+    """A page's text with every marked part drawn anew."""
     return MARKED.sub(lambda match: match[1] + PARTS[match[2]]() + match[3], text)
 
 
 if __name__ == "__main__":
-    README.write_text(rewritten(README.read_text()))
+    for page in PAGES:
+        page.write_text(rewritten(page.read_text()))

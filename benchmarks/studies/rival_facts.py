@@ -143,32 +143,36 @@ def facts(method: str) -> dict[str, Any]:
     }
 
 
-def ours() -> dict[str, Any]:
-    """The recipe with AdamW and one tuned number."""
+def ours(method: str) -> dict[str, Any]:
+    """The recipe, or HD, with AdamW and one tuned number."""
     loss_fn, params, buffers = atf.functionalize(network(), F.cross_entropy)
     run = atf.recipe(loss_fn, atf.adamw(), 2 * STEPS)
-    whole = cut = run.init(params, {"lr": 1e-3}, buffers)
+    tuner = run.tuner if method == "recipe" else atf.hd(loss_fn, atf.adamw())
+    step = run.step if method == "recipe" else atf.windowed(tuner, lambda t: True)
+    begun = whole = cut = tuner.init(params, {"lr": 1e-3}, buffers)
     size = sum(leaf.numel() for leaf in tree_leaves(params))
-    kept = sum(leaf.numel() for leaf in tree_leaves(cut)) / size - 3  # the parameters and AdamW's
+    kept = sum(leaf.numel() for leaf in tree_leaves(begun)) / size - 3  # the parameters and AdamW's
     with tempfile.TemporaryDirectory() as folder:
         for t, batch in enumerate(batches()):
             if t == STEPS:
                 atf.save(cut, Path(folder) / "run.pt")
-                cut = atf.load(Path(folder) / "run.pt", run.init(params, {"lr": 1e-3}, buffers))
-            whole, _ = run.step(t, whole, batch, batch)
-            cut, _ = run.step(t, cut, batch, batch)
+                cut = atf.load(Path(folder) / "run.pt", begun)
+            more = (batch,) if method == "recipe" else ()
+            whole, _ = step(t, whole, batch, *more)
+            cut, _ = step(t, cut, batch, *more)
     pairs = zip(tree_leaves(whole), tree_leaves(cut), strict=True)
+    made = [atf.jit(tuner.step).graph(whole, *batches()[:2])]  # one, or jit raises
     return {
-        "method": "recipe",
+        "method": method,
         "package": f"adatune_func {atf.__version__}",
         "kept_beside_adamw": round(kept, 1),
         "resumes": "bit for bit" if all(torch.equal(a, b) for a, b in pairs) else "not the same",
-        "graphs": len([atf.jit(run.tuner.step).graph(whole, *batches()[:2])]),
+        "graphs": len(made),
     }
 
 
 def main() -> None:
-    rows = [ours(), *map(facts, RIVALS)]
+    rows = [*map(ours, ("recipe", "hd")), *map(facts, RIVALS)]
     print(record.table(rows, list(rows[0])))
     run = record.provenance({"steps": STEPS})
     record.merge(record.RESULTS / "rival_facts.json", rows, ["method"], run)
