@@ -18,6 +18,7 @@ matplotlib.rcParams.update({"svg.hashsalt": "recursion", "mathtext.fontset": "cm
 
 
 def box(axes: Any, x: float, y: float, text: str, colour: str) -> None:
+    """A box around text."""
     axes.text(
         x, y, text, ha="center", va="center", color="black", zorder=3,
         bbox={"boxstyle": "round,pad=0.45", "fc": "white", "ec": colour, "lw": 1.8},
@@ -27,6 +28,7 @@ def box(axes: Any, x: float, y: float, text: str, colour: str) -> None:
 def arrow(
     axes: Any, start: tuple[float, float], end: tuple[float, float], colour: str, bend: float = 0.0
 ) -> None:
+    """An arrow from box to box."""
     axes.annotate(
         "", xy=end, xytext=start, zorder=2,
         arrowprops={
