@@ -38,7 +38,8 @@ loss_fn, params, buffers = atf.functionalize(model, F.cross_entropy)
 # %% [markdown]
 # The tuner has two functions. `init` makes a state: what is named in `hparams` is tuned. `step`
 # trains one batch, judges the result on a validation batch, and moves lr. One loop does for all
-# runs below. (In a long run, compile it: `step = atf.jit(tuner.step)`.)
+# runs below. In a long run, compile it: `step = atf.jit(tuner.step)`. `jit` writes a step down as
+# one flat graph, in which nothing waits for the device:
 
 # %%
 tuner = atf.marthe(loss_fn, atf.sgd(momentum=0.9))
@@ -85,8 +86,8 @@ for name, (_, infos, lrs) in runs.items():
     left.plot(lrs, label=name)
     right.plot([info.loss for info in infos])
 mark_null_steps(left, *runs["tuned"][1:])
-left.set(title="learning rate", xlabel="step", yscale="log")
-right.set(title="training loss", xlabel="step", yscale="log")
+left.set(title="learning rate", xlabel="step", ylabel="lr", yscale="log")
+right.set(title="training loss", xlabel="step", ylabel="nats", yscale="log")
 left.legend()
 plt.show()
 
@@ -115,7 +116,7 @@ state, infos, lrs = train(atf.marthe(loss_fn, sgd), {"lr": 100.0})
 _, axis = plt.subplots(figsize=(5.4, 3))
 axis.plot(lrs, label="tuned from 100")
 mark_null_steps(axis, infos, lrs)
-axis.set(title="learning rate", xlabel="step", yscale="log")
+axis.set(title="learning rate", xlabel="step", ylabel="lr", yscale="log")
 axis.legend()
 plt.show()
 print(f"test accuracy {accuracy(state):.1%}")
@@ -130,3 +131,27 @@ for name, value in state.hparams.items():
     mean = torch.stack([info.hypergrads[name] for info in infos]).mean()
     print(f"{name:12s} {start[name]:g} -> {value:.2g}, mean hypergradient {mean:+.2g}")
 print(f"test accuracy {accuracy(state):.1%}")
+
+# %% [markdown]
+# ## A whole run: the recipe
+#
+# A long run need not derive lr at every step. `atf.recipe` tunes in windows, judges at an average
+# of the weights and lets lr fall to 0 over the last fifth; both kinds of step are compiled here, by
+# `wrap=atf.jit`. It has nothing to set but the length, wherever it starts.
+
+# %%
+LENGTH = 12 if SMALL else 600
+run = atf.recipe(loss_fn, sgd, LENGTH, wrap=(lambda step: step) if SMALL else atf.jit)
+_, axis = plt.subplots(figsize=(5.4, 3))
+for start in (1e-6, 1.0):
+    state, lrs = run.init(params, {"lr": start}, buffers), []
+    train_batches = data.train_batches(digits, 64, seed=0)
+    val_batches = data.validation_batches(digits, 64, seed=0)
+    for t in range(LENGTH):
+        lrs.append(float(atf.effective_lr(state)))
+        state, _ = run.step(t, state, next(train_batches), next(val_batches))
+    axis.plot(lrs[:-1], label=f"recipe from {start:g}")
+    print(f"recipe from {start:<8g} {accuracy(run.model(state)):6.1%}")
+axis.set(title="learning rate in use", xlabel="step", ylabel="lr", yscale="log")
+axis.legend()
+plt.show()

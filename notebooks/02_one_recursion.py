@@ -122,9 +122,10 @@ for mu in MUS:
 _, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
 left.bar(ages, slopes, color="C4")
 left.set(title="slope of the final loss in each step's lr", xlabel="age of the step")
+left.set_ylabel("dE / dlr of that step")
 for mu in MUS:
     right.plot(ages, mu**ages, label=f"$\\mu$ = {mu:g}")
-right.set(title="what each slope counts", xlabel="age of the step")
+right.set(title="what each slope counts", xlabel="age of the step", ylabel="weight")
 right.legend()
 plt.show()
 
@@ -176,8 +177,8 @@ for k, mu in enumerate(MUS):
     left.plot(tuned[0][:, k], label=f"$\\mu$ = {mu:g}")
     right.plot(tuned[1][:, k])
 right.plot(fixed[1][:, best], "k--", linewidth=1, label=f"best constant lr, {constants[best]:g}")
-left.set(title="learning rate", xlabel="step", yscale="log")
-right.set(title="outer loss", xlabel="step", yscale="log")
+left.set(title="learning rate", xlabel="step", ylabel="lr", yscale="log")
+right.set(title="outer loss", xlabel="step", ylabel="E", yscale="log")
 ticks = [0.02, 0.05, 0.1, 0.2, 0.5]
 left.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
 left.minorticks_off()

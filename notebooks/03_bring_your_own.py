@@ -123,15 +123,17 @@ check(muon(orth=lambda G: orthogonalised(G).detach()))
 # The rule moves a hyperparameter it does not know on a logarithmic scale between 0 and infinity.
 # $\nu$ should not exceed 1: `domains` says so. The loop is yours too; the state is a tuple of
 # tensors, so the best one so far is kept by keeping it. Where lr drops at once, steps were refused.
+# `atf.jit` compiles the step, whatever optimizer is in it.
 
 # %%
 rule = atf.relative(domains={"nu": (0.0, 1.0)})
 tuner = atf.marthe(loss_fn, muon(), hyper_update=rule)
 start = {"lr": 1e-4, "vector_lr": 1e-4, "nu": 0.5}
 state = best = tuner.init(params, start)
+step = tuner.step if SMALL else atf.jit(tuner.step)
 lowest, history, losses, refused = float("inf"), [], [], 0
 for _ in range(STEPS):
-    state, info = tuner.step(state, next(train_batches), next(val_batches))
+    state, info = step(state, next(train_batches), next(val_batches))
     history.append({name: float(value) for name, value in state.hparams.items()})
     losses.append(float(info.val_loss))
     refused += not info.accepted
@@ -144,8 +146,8 @@ _, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
 for name in start:
     left.plot([row[name] for row in history], label=name)
 right.plot(losses, color="C4")
-left.set(title="hyperparameters", xlabel="step", yscale="log")
-right.set(title="validation loss", xlabel="step", yscale="log")
+left.set(title="hyperparameters", xlabel="step", ylabel="value", yscale="log")
+right.set(title="validation loss", xlabel="step", ylabel="nats", yscale="log")
 left.legend()
 plt.show()
 

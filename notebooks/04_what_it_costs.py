@@ -87,7 +87,8 @@ for axis, (case, rows) in zip(axes.flat, drawn.items(), strict=False):
     network, _, device, batch_size, autocast, channels_last, _ = case
     extras = ", bfloat16" * bool(autocast) + ", channels_last" * bool(channels_last)
     axis.set_title(f"{network}, {device}, batch {batch_size}{extras}", fontsize=9)
-    axis.set_xlim(0, 5)
+    axis.set(xlim=(0, 5))
+    axis.set_xlabel("time over the compiled plain step", fontsize=8)
     axis.tick_params(labelsize=7)
 for axis in axes.flat[len(drawn) :]:
     axis.remove()
@@ -114,6 +115,7 @@ for axis, network in zip(axes.flat, networks, strict=True):
             axis.plot(*zip(*points, strict=True), "o", color=color, label=f"lr {lr:g}")
     axis.set_title(network, fontsize=9)
     axis.set(xlim=(-0.12, 1.08), yticks=range(len(shown)), yticklabels=shown)
+    axis.set_xlabel("cosine of Z", fontsize=8)
     axis.tick_params(labelsize=7)
 figure.legend(*axes.flat[networks.index("mlp")].get_legend_handles_labels(), loc="outside right")
 plt.show()
