@@ -1,6 +1,6 @@
 """Tune learning rates and other hyperparameters while a network trains, by hypergradients."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import checkpoint, guard, recursion, renamed, replicas, schedules, search, shapes
 from . import curvature as hvp
@@ -65,9 +65,11 @@ from .windows import windowed, windows
 __version__ = "0.2.0"
 
 
-def __getattr__(name: str) -> Any:
-    """Names of older versions, with a warning."""
-    return renamed.found(name)
+if not TYPE_CHECKING:  # a type checker shall know what is not there
+
+    def __getattr__(name: str) -> Any:
+        """Names of older versions, with a warning."""
+        return renamed.found(name)
 
 
 __all__ = [

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from benchmarks.studies import readme
 
@@ -33,3 +38,23 @@ def test_it_is_read_in_a_minute():
     assert len(text.splitlines()) < 200
     for target in re.findall(r"\]\((\S+?)\)", text):
         assert target.startswith("https://") or (README.parent / target).exists(), target
+
+
+def test_a_type_checker_takes_what_a_user_writes(tmp_path):
+    """The blocks of README are clean, and a name that is not there is seen."""
+    pytest.importorskip("pyright")
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
+    snippet = tmp_path / "snippet.py"
+    snippet.write_text("\n".join([*blocks, "atf.nothing_of_this_name"]))
+    python = ["--pythonpath", sys.executable, str(snippet)]
+    ended = subprocess.run(
+        [sys.executable, "-m", "pyright", *python],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(README.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert re.findall(r"error: (.*?) \(", ended.stdout) == [
+        '"nothing_of_this_name" is not a known attribute of module "adatune_func"'
+    ], ended.stdout
