@@ -19,8 +19,8 @@ import adatune_func as atf
 from adatune_func import data, networks
 
 SMALL = "SMALL" in os.environ  # a few steps only: the tests run the notebooks that way
-STEPS = 6 if SMALL else 500
-BATCH, CONTEXT = (4, 16) if SMALL else (24, 48)
+STEPS = 6 if SMALL else 400
+BATCH, CONTEXT = (4, 16) if SMALL else (16, 48)
 plt.style.use("plain.mplstyle")
 
 library = Path(sysconfig.get_paths()["stdlib"])
