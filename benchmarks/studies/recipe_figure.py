@@ -26,10 +26,10 @@ PANELS = {
     ("mnist", "adamw"): "MNIST, MLP, AdamW",
     ("cifar_10", "sgd"): "CIFAR-10, small CNN, SGD",
     ("cifar_10", "adamw"): "CIFAR-10, small CNN, AdamW",
-    ("fine_tuning", "sgd"): "fine-tuning it, SGD",
-    ("fine_tuning", "adamw"): "fine-tuning it, AdamW",
-    ("friedman", "sgd"): "table, MLP, SGD",
-    ("friedman", "adamw"): "table, MLP, AdamW",
+    ("fine_tuning", "sgd"): "fine-tuning, small CNN, SGD",
+    ("fine_tuning", "adamw"): "fine-tuning, small CNN, AdamW",
+    ("friedman", "sgd"): "regression, MLP, SGD",
+    ("friedman", "adamw"): "regression, MLP, AdamW",
     ("characters", "adamw"): "Shakespeare, transformer, AdamW",
     ("characters", "muon"): "Shakespeare, transformer, Muon",
 }
@@ -176,7 +176,12 @@ def plot() -> None:
             price.plot([1.9], gaps[:1], "*", ms=16, color=colour, zorder=5)
         else:
             price.plot(range(1, len(gaps) + 1), gaps, "o-", ms=4, color=colour, lw=1.3)
-    price.set(ylim=(-8, 1.5), xlabel="price, in plain runs", title="what a search of lr costs")
+    price.set(
+        ylim=(-8, 1.5),
+        xticks=range(1, 5),
+        xlabel="price, in plain runs",
+        title="what a search of lr costs",
+    )
     price.set_ylabel("points above the best cosine")
     for axis in grid.flat:
         axis.grid(alpha=0.3)
