@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -66,27 +67,29 @@ def apart(
     only_train: Callable[[int], bool] = lambda t: False,
     wrap: Callable[[Any], Any] = lambda fn: fn,
 ) -> float:
-    """How far ranks are, after all steps, from one process with the whole batches."""
-    count = dist.get_world_size()
+    """How far ranks are, in what each step shows and leaves, from one process with whole batches.
+
+    The first rank is that process, too; the others' states are compared with its own, bit for bit.
+    """
+    count, first = dist.get_world_size(), dist.get_rank() == 0
     has_norm = any("running_mean" in name for name in problem.buffers)
     reference = by_parts(problem.loss_fn, count) if has_norm else problem.loss_fn
     whole, ours = build(reference, replicas.alone), build(problem.loss_fn, replicas.mean())
     want, got = (
         tuner.init(problem.params, {"lr": 0.05}, problem.buffers) for tuner in (whole, ours)
     )
-    step, train = wrap(ours.step), wrap(ours.train)
+    step, train, worst = wrap(ours.step), wrap(ours.train), 0.0
     for t, batches in enumerate(problem.batches):
-        parts = replicas.part(batches)
-        if only_train(t):
-            want, _ = whole.train(want, batches[0])
-            got, _ = train(got, parts[0])
-        else:
-            want, seen = whole.step(want, *batches)
-            got, info = step(got, *parts)
-            assert off_by(info, seen) < 1e-6
+        tuned, (batch, val_batch) = not only_train(t), replicas.part(batches)
+        got, info = step(got, batch, val_batch) if tuned else train(got, batch)
+        if first:
+            want, seen = whole.step(want, *batches) if tuned else whole.train(want, batches[0])
+            worst = max(worst, off_by(info, seen))
     replicas.check(got)
-    assert off_by(want.params, problem.params) > 1e-3  # it trains
-    return off_by(got, want)
+    if first:
+        assert off_by(want.params, problem.params) > 1e-3  # it trains
+        worst = max(worst, off_by(got, want))
+    return worst
 
 
 def grid(cases: list[Case], steps: int = 5) -> dict[Case, float]:
@@ -176,8 +179,11 @@ def poisoned(steps: int = 20, faults: int = 5) -> list[tuple[bool, bool]]:
     return seen
 
 
-def long_run(wrap: Callable[[Any], Any] = lambda fn: fn, steps: int = 200) -> float:
-    """200 steps in float32 with dropout of its own on each rank, then equal bit for bit."""
+def long_run(wrap: Callable[[Any], Any] = lambda fn: fn, steps: int = 200) -> tuple[float, str]:
+    """200 steps in float32 with dropout of its own on each rank, then equal bit for bit.
+
+    How far the parameters went, and a hash of the state.
+    """
     torch.manual_seed(7)
     module = nn.Sequential(
         nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 5)
@@ -196,10 +202,8 @@ def long_run(wrap: Callable[[Any], Any] = lambda fn: fn, steps: int = 200) -> fl
         x, y = torch.randn(2, 16, 6), torch.randint(0, 5, (2, 16))
         state, _ = step(t, state, (x[0], y[0]), (x[1], y[1]))
     replicas.check(state)
-    others: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(others, [leaf.numpy().tobytes() for leaf in tree_leaves(state)])
-    assert all(other == others[0] for other in others)
-    return off_by(state.params, params)
+    bits = b"".join(leaf.numpy().tobytes() for leaf in tree_leaves(state))
+    return off_by(state.params, params), hashlib.sha256(bits).hexdigest()
 
 
 @contextmanager
@@ -241,22 +245,13 @@ def of_methods() -> list[Case]:
     return [(method, opt, EXACT, "tanh_mlp") for method in METHODS for opt in opts]
 
 
-#: Each method, each strategy, SGD and AdamW, clipping, accumulation, BatchNorm.
+#: A sample of ``replicas_grid``: clipping, accumulation and BatchNorm are in it.
 CASES: list[Case] = [
     *of_methods()[::2],
     ("marthe", "adamw", EXACT, "tanh_mlp"),
     *(("marthe", "sgd_momentum", hvp, "tanh_mlp") for hvp in HVPS if hvp != EXACT),
     ("marthe_relative", "clipped", "accumulated", "conv_batchnorm"),
     ("plain", "adamw", "no_curvature", "conv_batchnorm"),
-]
-
-#: All of the lists of ``cases``, for the large grid.
-ALL_CASES: list[Case] = [
-    *of_methods(),
-    *(("marthe", opt, hvp, "tanh_mlp") for opt in ("sgd_momentum", "adamw") for hvp in HVPS),
-    *(("marthe", opt, EXACT, "tanh_mlp") for opt in OPTIMIZERS),
-    *((method, "sgd_momentum", EXACT, "conv_batchnorm") for method in (*METHODS, "plain")),
-    ("marthe_relative", "clipped", "accumulated", "conv_batchnorm"),
 ]
 
 
@@ -272,14 +267,3 @@ def all_checks() -> dict[str, Any]:
         "said": said,
     }
     return {name: check() for name, check in checks.items()}
-
-
-def large_grid() -> dict[str, Any]:
-    """All cases of the lists, compiled ones too, and NaN at fifty random steps."""
-    build = built("adaptive_next_batch", "adamw", EXACT)
-    return {
-        "grid": grid(ALL_CASES, steps=20),
-        "compiled": max(compiled(), apart(build, tanh_mlp(steps=20), wrap=jitted)),
-        "poisoned": poisoned(steps=400, faults=50),
-        "long": long_run(jitted),
-    }
