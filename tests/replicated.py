@@ -36,19 +36,19 @@ def built(method: str, optimizer: str, hvp: str) -> Build:
     return build
 
 
-def by_parts(loss_fn: Any, count: int) -> Any:
+def by_parts(loss_fn: atf.ModelLoss, count: int) -> atf.ModelLoss:
     """One process's loss that normalises as ``count`` ranks do, for BatchNorm."""
 
-    def whole(params: Any, buffers: Any, batch: Any) -> Any:
+    def model_fn(params: Any, buffers: Any, batch: Any) -> Any:
         parts = [tree_map(lambda x, r=r: x[r::count], batch) for r in range(count)]
-        losses, moved = zip(*(loss_fn(params, buffers, part) for part in parts), strict=True)
+        outputs, moved = zip(*(loss_fn.model_fn(params, buffers, p) for p in parts), strict=True)
 
         def mean(*leaves: torch.Tensor) -> torch.Tensor:
             return torch.stack(leaves).mean(0) if leaves[0].is_floating_point() else leaves[0]
 
-        return torch.stack(losses).mean(), tree_map(mean, *moved)
+        return torch.stack(outputs, 1).flatten(0, 1), tree_map(mean, *moved)
 
-    return whole
+    return loss_fn._replace(model_fn=model_fn)
 
 
 def off_by(got: Any, want: Any) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 import adatune_func as atf
+from benchmarks.run import ranks
 
 LINE = "compiling the step, which takes a minute or more the first time; kept on disk, seconds then"
 
@@ -31,7 +32,8 @@ def announced(
         timer.daemon = True  # a script that is stopped does not wait for it
         timer.start()
         try:
-            return compiled(*args)
+            with ranks.unhurried():  # one rank may find on disk what another compiles
+                return compiled(*args)
         finally:
             timer.cancel()
 

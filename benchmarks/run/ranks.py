@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -62,12 +62,13 @@ def is_first() -> bool:
 
 
 def first_only(fn: Callable[P, None]) -> Callable[P, None]:
-    """``fn`` on rank 0, nothing elsewhere."""
+    """``fn`` on rank 0, nothing elsewhere; the others wait as long as it takes."""
 
     @functools.wraps(fn)
     def on_first(*args: P.args, **kwargs: P.kwargs) -> None:
         if is_first():
-            fn(*args, **kwargs)
+            with unhurried():
+                fn(*args, **kwargs)
 
     return on_first
 
@@ -121,10 +122,20 @@ def after_the_first(fn: Callable[[], T]) -> T:
     """``fn()`` on rank 0 and then on the others: it may download, or make files."""
     if not is_first():
         wait_for_all()
-    result = fn()
+    with unhurried():
+        result = fn()
     if is_first():
         wait_for_all()
     return result
+
+
+@contextmanager
+def unhurried() -> Generator[None, None, None]:
+    """Where one rank may take minutes more than others, as to compile: none is called stuck."""
+    with ExitStack() as stack:
+        for beats in _beats:
+            stack.enter_context(beats.unhurried())
+        yield
 
 
 def wait_for_all() -> None:
