@@ -53,7 +53,7 @@ def slow(options: Sequence[str]) -> int:
     return run(wait_long_and_say_so, float(options[0]))
 
 
-@pytest.mark.parametrize("limit", [3.0, pytest.param(0.0, marks=pytest.mark.acceptance)])
+@pytest.mark.parametrize("limit", [8.0, pytest.param(0.0, marks=pytest.mark.acceptance)])
 @pytest.mark.parametrize("what", ["loops", "stopped"])
 def test_a_rank_that_does_not_come_along_is_named(tmp_path, what, limit):
     """Alive and in a loop, or stopped whole: the others end within a minute."""
@@ -76,7 +76,7 @@ def test_a_rank_that_does_not_come_along_is_named(tmp_path, what, limit):
 
 
 def test_a_rank_that_has_said_that_it_may_take_long(tmp_path):
-    processes = script_on_ranks(slow, [["3.0"]] * 2, tmp_path)
+    processes = script_on_ranks(slow, [["8.0"]] * 2, tmp_path)
     for process in processes:
         process.join(60)
     said = [(tmp_path / str(rank)).read_text() for rank in range(2)]
