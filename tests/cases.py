@@ -52,11 +52,11 @@ def relu_mlp(steps: int = 5, dtype: torch.dtype = torch.float64) -> Problem:
 
 
 def conv_batchnorm(
-    steps: int = 5, dtype: torch.dtype = torch.float64, channels: int = 1
+    steps: int = 5, dtype: torch.dtype = torch.float64, channels: int = 1, bias: bool = True
 ) -> Problem:
     torch.manual_seed(3)
     module = nn.Sequential(
-        nn.Conv2d(channels, 3, 3),
+        nn.Conv2d(channels, 3, 3, bias=bias),
         nn.BatchNorm2d(3),
         nn.Tanh(),
         nn.AvgPool2d(2),
