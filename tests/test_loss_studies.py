@@ -89,25 +89,6 @@ def test_loss_hparams_resumes(tmp_path, monkeypatch, capsys):
     assert "| bootstrap | constant | 0.6 | 1 |" in capsys.readouterr().out
 
 
-def test_runs_side_by_side_are_runs_of_their_own(tmp_path, monkeypatch):
-    """A vector of columns under the vmap over runs; each start its own path."""
-    monkeypatch.setattr(data, "load", lambda *_: images(256))
-    command = ["--cases", "imbalance", "--epochs", "2", "--windows", "2", "1", "2"]
-    command += ["--seeds", "0", "--grid", "1"]
-
-    def ends(*starts):
-        output = tmp_path / f"{len(starts)}.json"
-        loss_hparams.main([*command, "--starts", *starts, "--output", str(output)])
-        rows = json.loads(output.read_text())["rows"]
-        return {row["start"]: row["values"][-1] for row in rows if row["method"] == "tuned"}
-
-    both, alone = ends("1", "1/n"), ends("1/n")
-    assert len(both["1"]) == 10
-    torch.testing.assert_close(
-        torch.tensor(both["1/n"]), torch.tensor(alone["1/n"]), rtol=0.01, atol=0
-    )
-
-
 def test_the_page_has_the_figures_of_the_results():
     """After ``python -m benchmarks.studies.loss_figure`` nothing changes."""
     text = loss_figure.PAGE.read_text()
