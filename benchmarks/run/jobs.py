@@ -140,7 +140,7 @@ def batches(job: Job, args: argparse.Namespace, part: str, start: int) -> Iterat
 IMAGES = Kind(
     batches=batches,
     evaluate=lambda job, state, part: evaluate(job, state, getattr(job.data, part)),
-    better=lambda score, best: score.accuracy > best.accuracy,
+    better=lambda score, best: score.accuracy >= best.accuracy,  # of equals the longer trained
     says=lambda score: f"accuracy {100 * score.accuracy:.2f} %",
     leaves=lambda job, args, folder: None,
 )
