@@ -70,6 +70,7 @@ def test_the_losses_of_the_cases():
     loss = loss_cases.mixup(torch.nn.Sequential(model, torch.nn.Linear(4, 10)).double())
     params = {"1.weight": torch.randn(10, 4).double(), "1.bias": torch.zeros(10).double()}
     batch = torch.randn(64, 1, 2, 2).double(), target
+    assert loss.plain is not None
     mixed, _ = loss.fn(params, {}, batch, {"strength": 0.0})
     torch.testing.assert_close(mixed, loss.plain(params, {}, batch)[0])
 

@@ -10,6 +10,7 @@ step. No timing: the machine does not matter.
 from __future__ import annotations
 
 import copy
+import importlib
 import importlib.metadata
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import dadaptation
-import mechanic_pytorch
 import prodigyopt
 import schedulefree
 import torch
@@ -38,7 +38,9 @@ RIVALS: dict[str, tuple[str, Make]] = {
     "d_adaptation": ("dadaptation", dadaptation.DAdaptAdam),
     "mechanic": (
         "mechanic-pytorch",
-        lambda params: mechanic_pytorch.mechanize(torch.optim.AdamW)(params, lr=1.0),
+        lambda params: importlib.import_module("mechanic_pytorch").mechanize(torch.optim.AdamW)(
+            params, lr=1.0
+        ),
     ),
 }
 STEPS = 10
