@@ -79,7 +79,7 @@ def load(path: str | Path, like: State) -> State:
     for name, kind in _types(like).items():
         saved = content["types"].get(name, kind)
         if saved != kind:
-            hint = "; it comes from another optimizer" if name.endswith("opt_state") else ""
+            hint = "; it comes from another optimizer" if "opt_state" in name else ""
             raise ValueError(f"{path}: {name or 'the state'} is {saved}, here it is {kind}{hint}")
     tensors, wanted = content["tensors"], _leaves(like)
     missing, unknown = sorted(wanted.keys() - tensors), sorted(tensors.keys() - wanted)
