@@ -1,9 +1,9 @@
 """A change in the middle of a run: how long until lr is what a run that begins there finds.
 
-    python -m benchmarks.studies.mid_run --methods recipe hd gen
+    python -m benchmarks.studies.mid_run --methods recipe hd
 
-MNIST, MLP, SGD with momentum, the recipe with an open end, HD as published with its constant found
-first, GeN. At a third of the run the inputs become
+MNIST, MLP, SGD with momentum, the recipe with an open end, or HD as published with its constant found
+first. At a third of the run the inputs become
 four times as large, or batches four times as many samples, or the labels turn by one. A fresh run
 of the changed task says which lr it would find; counted are the steps from the change until lr is
 within a factor of two of it and stays there.
@@ -24,7 +24,6 @@ from torch import Tensor, nn
 import adatune_func as atf
 from adatune_func import data
 from benchmarks.run import record
-from benchmarks.studies import gen
 from benchmarks.studies.contenders import SEARCH_STEPS, searched
 from benchmarks.studies.tasks import OPTIMIZERS, TASKS
 
@@ -88,17 +87,7 @@ def hd(network: Callable[[], nn.Module]) -> Run:
     return path
 
 
-def greedy(network: Callable[[], nn.Module]) -> Run:
-    def path(pairs: Iterator[Any], steps: int, seed: int) -> list[float]:
-        torch.manual_seed(seed)
-        model = network()
-        optimizer = torch.optim.SGD(model.parameters(), START, momentum=0.9)
-        return gen.train(model, optimizer, steps, pairs, F.cross_entropy)
-
-    return path
-
-
-METHODS: dict[str, Callable[..., Run]] = {"recipe": recipe, "hd": hd, "gen": greedy}
+METHODS: dict[str, Callable[..., Run]] = {"recipe": recipe, "hd": hd}
 
 
 def _started(network: Callable[[], nn.Module], seed: int) -> tuple[Any, Any, Any]:
