@@ -2,11 +2,11 @@
 
     python -m benchmarks.studies.mid_run --methods recipe hd
 
-MNIST, MLP, SGD with momentum, the recipe with an open end, or HD as published with its constant found
-first. At a third of the run the inputs become
-four times as large, or batches four times as many samples, or the labels turn by one. A fresh run
-of the changed task says which lr it would find; counted are the steps from the change until lr is
-within a factor of two of it and stays there.
+MNIST, MLP, SGD with momentum, the recipe with an open end, or HD as published with its constant
+found first. At a third of the run the inputs become four times as large, or batches four times as
+many samples, or the labels turn by one. A fresh run of the changed task says which lr it would
+find; counted are the steps from the change until lr is within a factor of two of it and stays
+there.
 """
 
 from __future__ import annotations
