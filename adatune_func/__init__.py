@@ -57,6 +57,7 @@ from .rules import (
     hyper_update,
     relative,
 )
+from .sharding import resharded, sharded
 from .state import Info, Tuner, TunerState
 from .trees import Signal
 from .tuner import marthe
@@ -95,6 +96,7 @@ __all__ = [
     "safe_sqrt",
     "scheduled",
     "sgd",
+    "sharded",
     # curvature
     "accumulate",
     "clip_products",
@@ -147,6 +149,7 @@ __all__ = [
     "effective_lr",
     "load",
     "replicas",
+    "resharded",
     "save",
     "schedules",
     "search",

@@ -16,7 +16,7 @@ by rank, as under DDP, while its running statistics are means over ranks.
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -43,6 +43,12 @@ _torch: Any = torch
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
+class OfThisRank(NamedTuple):
+    """What differs by rank on purpose: a part of an optimizer's state, see :func:`sharded`."""
+
+    of_this_rank: PyTree
+
+
 def mean(group: Any = None) -> Mean:
     """``mean=`` of a tuner: means over the ranks of ``group`` (all), in one collective a tree.
 
@@ -56,7 +62,7 @@ def mean(group: Any = None) -> Mean:
     Raises:
         RuntimeError: in one of several processes (``WORLD_SIZE``) before ``init_process_group``.
     """
-    count = _size(group)
+    count = size_of(group)
     if group is None and count == 1:
         return alone
 
@@ -65,8 +71,7 @@ def mean(group: Any = None) -> Mean:
         device = sent[0].device
         # One flat tensor: a collective costs its latency, whatever it carries.
         flat = torch.cat([leaf.reshape(-1).to(device) for leaf in sent])
-        name = (group or _dist.group.WORLD).group_name
-        total = _ops._c10d_functional.all_reduce(flat, "sum", name)
+        total = _ops._c10d_functional.all_reduce(flat, "sum", _name(group))
         total = _ops._c10d_functional.wait_tensor(total)
         parts = iter(total.split([leaf.numel() for leaf in sent]))
 
@@ -102,7 +107,7 @@ def part(batch: Batch, group: Any = None) -> Batch:
     Raises:
         ValueError: unless all leaves have the same number of rows, a multiple of R.
     """
-    count = _size(group)
+    count = size_of(group)
     if count == 1:
         return batch
     rank = _dist.get_rank(group)
@@ -125,7 +130,7 @@ def check(state: PyTree, group: Any = None) -> None:
     Raises:
         RuntimeError: on every rank, naming the first leaf that differs and the ranks where.
     """
-    count = _size(group)
+    count = size_of(group)
     if count == 1:
         return
     ours = _hashes(state)
@@ -143,11 +148,32 @@ def check(state: PyTree, group: Any = None) -> None:
             )
 
 
+def all_gather(flat: Tensor, group: Any = None) -> Tensor:
+    """(n,) of each rank as (R, n) on all of them."""
+    count = size_of(group)
+    rows = _ops._c10d_functional.all_gather_into_tensor(flat, count, _name(group))
+    return _ops._c10d_functional.wait_tensor(rows).reshape(count, -1)
+
+
+def is_of_this_rank(name: str) -> bool:
+    """Whether the leaf of that name lies in an :class:`OfThisRank`."""
+    return OfThisRank._fields[0] in name
+
+
+def rank_of(group: Any = None) -> int:
+    """Which one of them this is."""
+    return _dist.get_rank(group)
+
+
+def _name(group: Any) -> str:
+    return (group or _dist.group.WORLD).group_name
+
+
 def _hashes(state: PyTree) -> dict[str, Any]:
     """By the name of each leaf its kind and ``Σ bitsᵢ (2i + 1) mod 2⁶⁴``: any change moves it."""
-    leaves: list[Tensor] = [leaf.detach() for leaf in tree_leaves(state)]
-    values = [(str(leaf.dtype), tuple(leaf.shape), int(_hash(leaf))) for leaf in leaves]
-    return dict(zip(tree_names(state), values, strict=True))
+    named = zip(tree_names(state), tree_leaves(state), strict=True)
+    shared = {name: leaf.detach() for name, leaf in named if not is_of_this_rank(name)}
+    return {n: (str(x.dtype), tuple(x.shape), int(_hash(x))) for n, x in shared.items()}
 
 
 def _hash(leaf: Tensor) -> Tensor:
@@ -165,7 +191,7 @@ def _aliases(a: Tensor, b: Tensor) -> bool:
     return a is b or (a.shape == b.shape and _torch._C._is_alias_of(a, b))
 
 
-def _size(group: Any) -> int:
+def size_of(group: Any = None) -> int:
     """How many ranks there are; 1 in a process by itself."""
     started = _dist.is_available() and _dist.is_initialized()
     if not started and int(os.environ.get("WORLD_SIZE", "1")) > 1:

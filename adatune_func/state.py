@@ -147,6 +147,7 @@ def initial(
     params: Params,
     hparams: HParams,
     buffers: Buffers | None,
+    z_dtype: torch.dtype | None = None,
 ) -> TunerState:
     """A state before the first step, all checks done; the states of mu and of the rule are ()."""
     check_kind("optimizer", optimizer, Optimizer, "an Optimizer such as sgd() or adam()")
@@ -159,7 +160,7 @@ def initial(
         buffers=checked_buffers(buffers),
         opt_state=opt_state,
         hparams=hparams,
-        z=columns.zeros(Inner(params, opt_state), count),
+        z=columns.zeros(Inner(params, opt_state), count, z_dtype),
         mu_state=(),
         hyper_state=(),
         guard_state=guard.init(params),
@@ -170,8 +171,12 @@ def initial(
 
 
 def remembered(state: TunerState, share: Tensor) -> TunerState:
-    """``state`` with that share of Z and of its trail: mu of them, or none after a plain step."""
-    return state._replace(z=discounted(share, state.z), trail=discounted(share, state.trail))
+    """``state`` with that share of Z and of its trail: mu of them, or none after a plain step.
+
+    Z, which may lie there in fewer bits, is as wide as what it is the tangent of.
+    """
+    z = tree_map(_as_wide_as, state.z, Inner(state.params, state.opt_state))
+    return state._replace(z=discounted(share, z), trail=discounted(share, state.trail))
 
 
 class Observed(NamedTuple):
@@ -223,7 +228,7 @@ def settle(
     # A tangent that overflows says nothing of the candidate nor of other columns, which never meet
     # it: it alone is forgotten, and training goes on.
     finite_z = columns.finite(candidate.z, state.hparams)
-    z = columns.kept(candidate.z, finite_z)
+    z = tree_map(_as_wide_as, columns.kept(candidate.z, finite_z), state.z)
     refused = state
     if rule is not None:
         lowered = guard.lowered(state.hparams, verdict.factor, rule.lowest)
@@ -234,6 +239,10 @@ def settle(
     seen = (signal.hypergrads, signal.cosine, ratio, mu)
     info = Info(loss, val_loss, *seen, verdict.accepted, z_reset, share_kept)
     return kept._replace(guard_state=guard_state), info
+
+
+def _as_wide_as(leaf: Tensor, like: Tensor) -> Tensor:
+    return leaf.to(like.dtype)
 
 
 def _as_finite_as(after: Tensor, before: Tensor) -> Tensor:

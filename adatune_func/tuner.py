@@ -84,6 +84,7 @@ def marthe(
     clip_outer: float | None = None,
     bound: Bound | None = None,
     mean: Mean = alone,
+    z_dtype: torch.dtype | None = None,
 ) -> Tuner:
     """Training that tunes what is in ``hparams``, with tangents discounted by mu.
 
@@ -104,6 +105,8 @@ def marthe(
         bound: what becomes of a tangent that is longer than its path, ``cut()`` or
             ``begin_again()``; see :mod:`adatune_func.rules.bound`.
         mean: over ranks, each with its part of the batches: ``replicas.mean()``.
+        z_dtype: in which Z waits for the next step, ``torch.bfloat16`` to halve what it takes;
+            what is computed with it is not narrowed.
 
     A step that would break the run is a null step, ``info.accepted`` is False. Batches that
     spoil loss or gradient are skipped, a candidate that is not finite is refused. Where lr is
@@ -124,8 +127,8 @@ def marthe(
     rule = within(hyper_update, own_domains(loss_fn))
 
     def init(params: Params, hparams: HParams, buffers: Buffers | None = None) -> TunerState:
-        check_options(optimizer, outer, clip_outer, hyper_update, hvp, mean)
-        state = initial(loss_fn, optimizer, params, hparams, buffers)
+        check_options(optimizer, outer, clip_outer, hyper_update, hvp, mean, z_dtype)
+        state = initial(loss_fn, optimizer, params, hparams, buffers, z_dtype)
         if tuned_in(loss_fn, state.hparams):
             check_judged(loss_fn, state.hparams, val_loss_fn, grads_are_late)
         elif outer == "next_batch" and val_loss_fn is not None:

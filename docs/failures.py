@@ -123,7 +123,7 @@ SITUATIONS = (
         "Parameters that cannot be trained",
         "Parameters are a tree of dense floating-point tensors of 32 or 64 bits with finite values, each tensor once. "
         "What is frozen or integer belongs in the buffers; 16 bits belong inside the loss, under "
-        "`torch.autocast(device, torch.bfloat16)` ([why](many_devices.md#bfloat16)).",
+        "`torch.autocast(device, torch.bfloat16)` ([why](many_devices.md#bfloat16)), and Z may wait in bfloat16, too.",
         (
             "params is empty",
             "params must be a tree of tensors",
@@ -133,6 +133,7 @@ SITUATIONS = (
             "params hold a number that is not finite",
             "params hold one tensor twice",
             "under float16 autocast",
+            "z_dtype must be one of",
         ),
     ),
     Situation(
@@ -347,12 +348,15 @@ SITUATIONS = (
     Situation(
         "Several processes",
         "Under `torchrun` each process calls `torch.distributed.init_process_group()`, builds the same model from the "
-        "same seed, and gives its tuner `mean=replicas.mean()` ([one run on many devices](many_devices.md)).",
+        "same seed, and gives its tuner `mean=replicas.mean()` ([one run on many devices](many_devices.md)). "
+        "`sharded` goes around what moves each number by itself, everything else around `sharded`.",
         (
             "this is one of several processes",
             "a group of ranks is",
             "a batch for … ranks",
             "is not what it is on rank 0",
+            "sharded needs an optimizer",
+            "an average is of whole parameters",
         ),
     ),
     Situation(

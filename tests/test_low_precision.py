@@ -89,3 +89,46 @@ def test_a_step_under_float16_autocast_is_refused():
             step(state, batch, batch)
         with torch.autocast("cpu", torch.bfloat16):  # taken at its word
             assert step(state, batch, batch)[1].accepted
+
+
+def halved(z_dtype, wrap=lambda fn: fn, steps: int = 40):
+    """A run in windows, of two tuned scalars; its last state, and h of each tuned step."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.GELU(), nn.Linear(16, 4))
+    f = atf.functionalize(module, F.cross_entropy)
+    run = atf.recipe(
+        f.loss_fn, atf.adamw(eps=1e-4), due=atf.windows(20, 5, 10), wrap=wrap, z_dtype=z_dtype
+    )
+    state = run.init(f.params, {"lr": 2e-3, "weight_decay": 1e-2}, f.buffers)
+    seen = []
+    for t in range(steps):
+        x, y = torch.randn(64, 6), torch.randint(0, 4, (64,))
+        x = x * torch.nan if t == 10 else x  # a null step
+        state, info = run.step(t, state, (x, y), (x, y))
+        seen += [info.hypergrads] if run.due(t) and info.accepted else []
+    return state, seen
+
+
+def test_z_waits_in_bfloat16():
+    """Half the bytes, h within some per cent of float32's, and the same through a graph."""
+    (narrow, ours), (wide, theirs) = halved(torch.bfloat16), halved(None)
+    for part, dtype in ((narrow.z, torch.bfloat16), (wide.z, torch.float32)):
+        assert {leaf.dtype for leaf in tree_leaves(part)} == {dtype}
+    assert {leaf.dtype for leaf in tree_leaves(narrow._replace(z=()))} == {
+        leaf.dtype for leaf in tree_leaves(wide._replace(z=()))
+    }
+    for name in ("lr", "weight_decay"):
+        a, b = (torch.stack([h[name] for h in seen]) for seen in (ours, theirs))
+        assert len(a) == 29
+        assert float((a - b).norm() / b.norm()) < 0.03 and not torch.equal(a, b)
+    traced, _ = halved(torch.bfloat16, lambda fn: atf.jit(fn, backend="eager"))
+    for a, b in zip(tree_leaves(traced), tree_leaves(narrow), strict=True):
+        assert a.dtype == b.dtype
+        torch.testing.assert_close(a, b, rtol=0.02, atol=1e-3)
+
+
+def test_z_in_float16_is_refused():
+    f = atf.functionalize(nn.Linear(3, 2), F.cross_entropy)
+    tuner = atf.marthe(f.loss_fn, atf.sgd(), z_dtype=torch.float16)
+    with pytest.raises(ValueError, match=r"z_dtype must be .* overflow at 65504"):
+        tuner.init(f.params, {"lr": 0.1})

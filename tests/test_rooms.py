@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "adatune_func"
 LEVELS = [
     {"trees", "schedules", "renamed"},
     {"optimizers", "curvature", "rules", "guard", "shapes", "checkpoint", "graphs", "replicas"},
-    {"recursion", "options", "presets", "jit"},
+    {"recursion", "options", "presets", "jit", "sharding"},
     {"state", "checking"},
     {"plain_training", "windows", "horizon"},
     {"tuner", "functional", "check"},

@@ -16,8 +16,10 @@ from .tree import are_finite, tree_flatten, tree_leaves, tree_map, tree_unflatte
 from .types import PyTree
 
 
-def zeros(tree: PyTree, count: int) -> PyTree:
+def zeros(tree: PyTree, count: int, dtype: torch.dtype | None = None) -> PyTree:
     """``count`` zero columns of ``tree``: each leaf becomes zeros of shape (count, *leaf.shape).
+
+    ``dtype`` is that of the columns of floating-point leaves, if not their own.
 
     A column lies in memory as its leaf does (channels_last, say), as the first step leaves it:
     else a compiled step would meet other strides in the second and compile again.
@@ -25,7 +27,9 @@ def zeros(tree: PyTree, count: int) -> PyTree:
 
     def of(leaf: Tensor) -> Tensor:
         strides = (leaf.numel(), *leaf.stride())
-        return leaf.new_empty_strided((count, *leaf.shape), strides).zero_()
+        of_its_own = dtype is None or not leaf.is_floating_point()
+        kind = leaf.dtype if of_its_own else dtype
+        return leaf.new_empty_strided((count, *leaf.shape), strides, dtype=kind).zero_()
 
     return tree_map(of, tree)
 

@@ -65,6 +65,8 @@ class Heartbeat:
             self._left = True
             with contextlib.suppress(RuntimeError):  # whoever holds the store may have ended
                 self._set(how)
+                if how == STOPPED and self._rank == 0:  # it may hold the store that they read
+                    self._wait_until_heard()
 
     def sentence(self) -> str | None:
         """After an error in a collective: who is missing, STOPPED, or ``None``: nobody."""
@@ -76,6 +78,13 @@ class Heartbeat:
 
     def _set(self, value: str) -> None:
         self._store.set(f"beat/{self._rank}", value)
+
+    def _wait_until_heard(self) -> None:
+        end = time.monotonic() + 10 * BEAT
+        while any(self._store.get(f"beat/{r}")[:1].isdigit() for r in self._others):
+            if time.monotonic() > end:  # one that is gone does not hear
+                return
+            time.sleep(BEAT / 10)
 
     def _say(self, beats: int) -> None:
         # private, and the one place that counts collectives of compiled steps, too
@@ -111,6 +120,7 @@ class Heartbeat:
         for r in sorted(silent, key=lambda r: -silent[r]):
             if values[r] == STOPPED:
                 self._said = STOPPED
+                self._set(STOPPED)  # it has heard
             elif values[r].startswith(LOST):
                 self._end(values[r].removeprefix(LOST))
             elif values[r] == FAILED:
