@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import adatune_func as atf
-from adatune_func.trees import tree_leaves
+from adatune_func.trees import torch_version, tree_leaves
 
 #: The oldest torch whose dynamo can read a step: older ones cannot trace optree.
 DYNAMO = (2, 13)
@@ -61,8 +61,7 @@ def devices() -> Iterator[str]:
         yield f"cuda:{k}: {torch.cuda.get_device_name(k)}; atf.jit compiles by inductor with triton"
     if not torch.cuda.is_available():
         yield "cuda: torch sees none"
-    numbers = torch.__version__.split("+")[0].split(".")[:2]
-    new = tuple(int(number) for number in numbers) >= DYNAMO
+    new = torch_version() >= DYNAMO
     oldest = ".".join(map(str, DYNAMO))
     can = "works" if new else f"needs torch {oldest}; atf.jit does not"
     yield f"torch.compile(tuner.step, fullgraph=True): {can}"

@@ -6,10 +6,13 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
-from ..trees import forget_vector_units, lookup_backend
+from ..trees import forget_vector_units, lookup_backend, torch_version
+
+_aten: Any = torch.ops.aten
 
 #: What compiles a graph for inputs of one kind.
 Backend: TypeAlias = Callable[[GraphModule, list[Tensor]], Callable[..., Any]]
@@ -36,6 +39,8 @@ def _inductor(
     """
     import torch._inductor.config as config
 
+    if torch_version() < (2, 13):
+        _bias_apart(module)
     units: Any = config.cpp.vec_isa_ok
     if units is not None or "cpp.vec_isa_ok" in options:
         return found(module, examples, config_patches=options)
@@ -44,3 +49,25 @@ def _inductor(
     except Exception:
         forget_vector_units()
         return found(module, examples, config_patches=options)
+
+
+def _bias_apart(module: GraphModule) -> None:
+    """``conv(x, w, b)`` as ``conv(x, w) + b`` where b was computed.
+
+    A bias that is a column of Z is a view of what is not in memory yet, and inductor before torch
+    2.13 fails on it: "LoweringException: NotImplementedError: View".
+    """
+    for node in list(module.graph.nodes):
+        if node.target is not _aten.convolution.default or not isinstance(node.args[2], Node):
+            continue
+        x, w, bias, stride, *rest = node.args
+        if bias.op == "placeholder":
+            continue
+        with module.graph.inserting_before(node):
+            product = module.graph.call_function(node.target, (x, w, None, stride, *rest))
+            for _ in stride:  # (C,) to (C, 1, 1), for images
+                bias = module.graph.call_function(_aten.unsqueeze.default, (bias, -1))
+            total = module.graph.call_function(_aten.add.Tensor, (product, bias))
+        node.replace_all_uses_with(total)
+        module.graph.erase_node(node)
+    module.recompile()

@@ -25,6 +25,7 @@ from .compat import (
     is_transforming,
     lookup_backend,
     math_attention,
+    torch_version,
     without_modes,
 )
 from .prefixes import has_prefix, owners_by_prefix
@@ -110,5 +111,6 @@ __all__ = [
     "vjp",
     "vmap",
     "where",
+    "torch_version",
     "without_modes",
 ]

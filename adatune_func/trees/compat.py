@@ -21,6 +21,12 @@ _python_dispatch: Any = python_dispatch
 _overrides: Any = overrides
 
 
+def torch_version() -> tuple[int, int]:
+    """The first two numbers of torch's version."""
+    major, minor, *_ = torch.__version__.split(".")
+    return int(major), int(minor)
+
+
 def _never() -> bool:
     return False
 
