@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             row = {**versions(python), "suite": suite, **run(python, suite, args.seconds)}
             print(record.table([row], ["torch", "suite", "passed", "failed", "skipped", "ended"]))
             run_of_it = record.provenance({"suites": args.suites, "seconds": args.seconds})
-            record.merge(args.output, [row], ["torch", "optree", "suite"], run_of_it)
+            record.merge(args.output, [row], ["torch", "optree", "python", "suite"], run_of_it)
 
 
 if __name__ == "__main__":
