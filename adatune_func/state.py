@@ -3,7 +3,7 @@
 A step makes a candidate; :func:`settle` returns it, or the state before it, a tuned lr lowered:
 
     state ← candidate    where the guard accepts it
-            state        else: a null step
+            state        else: a null step, which takes time only: its schedule goes on
 
 Nothing else decides what a run's numbers become, so that none that is not finite gets into one;
 rules and discounts see to that for their own, and for what they make of the hyperparameters.
@@ -22,7 +22,7 @@ from torch import Tensor
 from . import guard
 from .curvature import own_hparams
 from .guard import GuardState
-from .optimizers import Optimizer, checked_hparams
+from .optimizers import Optimizer, checked_hparams, ticked
 from .recursion import Inner, discounted
 from .rules import HyperUpdate, SnrState, Trail, snr
 from .trees import (
@@ -229,11 +229,11 @@ def settle(
     # it: it alone is forgotten, and training goes on.
     finite_z = columns.finite(candidate.z, state.hparams)
     z = tree_map(_as_wide_as, columns.kept(candidate.z, finite_z), state.z)
-    refused = state
+    refused = state._replace(opt_state=ticked(state.opt_state, candidate.opt_state))
     if rule is not None:
         lowered = guard.lowered(state.hparams, verdict.factor, rule.lowest)
         hparams = where(verdict.blamed, lowered, state.hparams)
-        refused = state._replace(hparams=hparams)
+        refused = refused._replace(hparams=hparams)
     kept = where(verdict.accepted, candidate._replace(z=z), refused)
     z_reset = tree_map(lambda finite: verdict.accepted & ~finite, finite_z)
     seen = (signal.hypergrads, signal.cosine, ratio, mu)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from .state import Info, Tuner, TunerState
-from .trees import Batch
+from .trees import Batch, type_name
 
 #: ``due(t) -> bool``: whether step t, counted from 0, tunes.
 Due: TypeAlias = Callable[[int], bool]
@@ -67,6 +67,11 @@ def windowed(
     tune, train = wrap(tuner.step), wrap(tuner.train)
 
     def step(t: int, state: TunerState, batch: Batch, *val_batch: Batch) -> tuple[TunerState, Info]:
+        if not isinstance(t, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                "step(t, state, batch, val_batch) begins with the step's number, an int counted "
+                f"from 0, got {type_name(t)}"
+            )
         return tune(state, batch, *val_batch) if due(t) else train(state, batch)
 
     return step

@@ -324,6 +324,7 @@ SITUATIONS = (
             "must be a whole number from 1 up",
             "length must be at most every",
             "must be a whole number from 0 up",
+            "begins with the step's number",
         ),
     ),
     Situation(

@@ -218,3 +218,26 @@ def test_errors_say_what_to_do():
             start(problem, tuner, {"lr": 0.1})
     with pytest.raises(ValueError, match=r"last must lie in \(0, 1\]"):
         shapes.cooldown(10, last=0.0)
+
+
+@pytest.mark.parametrize("wrap", [lambda fn: fn, lambda fn: atf.jit(fn, backend="eager")])
+@pytest.mark.parametrize("tuned", [True, False])
+def test_a_null_step_takes_time(tuned, wrap):
+    """A run of so many calls is over with its shape, whatever was refused in it."""
+    problem = tanh_mlp(steps=STEPS)
+    optimizer = atf.averaged(atf.scheduled(atf.adamw(), shapes.linear(STEPS)))
+    tuner = atf.marthe(problem.loss_fn, optimizer)
+    state = tuner.init(problem.params, {"lr": 0.01}, problem.buffers)
+    step = wrap(tuner.step if tuned else lambda state, batch, _: tuner.train(state, batch))
+    refused = []
+    for t, (batch, val_batch) in enumerate(problem.batches):
+        before = state
+        batch = (batch[0] * torch.nan, batch[1]) if t in (3, 4, STEPS - 1) else batch
+        state, info = step(state, batch, val_batch)
+        if not info.accepted:  # all else is as it was
+            refused.append(t)
+            inner, old = state.opt_state.inner, before.opt_state.inner
+            assert float(inner.factor) < float(old.factor) and inner.step == old.step + 1
+            for a, b in zip(tree_leaves(inner.inner), tree_leaves(old.inner), strict=True):
+                assert torch.equal(a, b)
+    assert refused == [3, 4, STEPS - 1] and atf.effective_lr(state) == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -36,6 +38,14 @@ def same(one, two):
 def test_when_to_tune(numbers, want):
     due = atf.windows(*numbers)
     assert "".join(".T"[due(t)] for t in range(12)) == want
+
+
+def test_a_step_is_told_which_it_is():
+    problem = tanh_mlp(steps=1)
+    step = atf.windowed(atf.rtho(problem.loss_fn, atf.sgd()), atf.windows(1, 1, 1))
+    wrong: Any = step
+    with pytest.raises(TypeError, match=r"begins with the step's number, .* got tuple"):
+        wrong(problem.batches[0], (), ())
 
 
 @pytest.mark.parametrize(

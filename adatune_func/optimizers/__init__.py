@@ -14,7 +14,7 @@ from .lion import LionState, lion
 from .muon import MuonState, muon
 from .optimizer import Optimizer, at_params
 from .roots import safe_sqrt
-from .scheduling import ScheduledState, begin_cooling, factor_of, scheduled
+from .scheduling import ScheduledState, begin_cooling, factor_of, scheduled, ticked
 from .sgd import SGDState, sgd
 
 __all__ = [
@@ -42,4 +42,5 @@ __all__ = [
     "safe_sqrt",
     "scheduled",
     "sgd",
+    "ticked",
 ]

@@ -30,7 +30,7 @@ from .optimizer import Optimizer, at_params
 
 class ScheduledState(NamedTuple):
     inner: PyTree
-    step: Tensor  # steps taken so far, 0-d
+    step: Tensor  # calls so far, null steps included, 0-d
     factor: Tensor  # of lr, for the next step
     cooling_from: Tensor  # the step at which a cool-down that was asked for began
     cooling_rate: Tensor  # what it takes off the factor at each step, 0 before
@@ -40,9 +40,9 @@ def scheduled(optimizer: Optimizer, shape: Callable[[Tensor], float | Tensor]) -
     """Train with ``lr · shape(t)``, t = 0, 1, ...; what is tuned, and its h, is the scale lr.
 
     The recursion differentiates through the product, so h is exact with respect to lr. A scale that
-    is a dict (``scheduled(by_prefix(...), shape)``) is scaled value by value. t counts the steps
-    that were taken: a null step is none. Other hyperparameters are left alone, but what an
-    optimizer multiplies by lr follows it, as the weight decay of adamw does.
+    is a dict (``scheduled(by_prefix(...), shape)``) is scaled value by value. t counts calls, null
+    steps too, so that a run of so many calls is over with its shape. Other hyperparameters are left
+    alone, but what an optimizer multiplies by lr follows it, as the weight decay of adamw does.
 
     Where the end of the run is not known, give a shape without one and say when it has come:
     ``state = cool_down(state, steps)``.
@@ -114,6 +114,22 @@ def begin_cooling(opt_state: PyTree, steps: int) -> PyTree:
 
     leaves, treedef = tree_flatten(opt_state, is_leaf=_is_scheduled)
     return tree_unflatten(treedef, [begin(leaf) for leaf in leaves])
+
+
+def ticked(opt_state: PyTree, after: PyTree) -> PyTree:
+    """``opt_state`` as it is, its shapes where they are in ``after``: time goes on, whatever else.
+
+    For a null step, so that a cool-down over the last steps of a run is over when these are.
+    """
+    nodes, treedef = tree_flatten(opt_state, is_leaf=_is_scheduled)
+    later = tree_flatten(after, is_leaf=_is_scheduled)[0]
+
+    def of(node: PyTree, then: PyTree) -> PyTree:
+        if not is_a(node, ScheduledState):
+            return node
+        return then._replace(inner=ticked(node.inner, then.inner))
+
+    return tree_unflatten(treedef, [of(*pair) for pair in zip(nodes, later, strict=True)])
 
 
 def factor_of(opt_state: PyTree) -> Tensor:
