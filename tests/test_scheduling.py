@@ -227,7 +227,7 @@ def test_a_null_step_takes_time(tuned, wrap):
     problem = tanh_mlp(steps=STEPS)
     optimizer = atf.averaged(atf.scheduled(atf.adamw(), shapes.linear(STEPS)))
     tuner = atf.marthe(problem.loss_fn, optimizer)
-    state = tuner.init(problem.params, {"lr": 0.01}, problem.buffers)
+    state = tuner.init(problem.params, {"lr": 1e-3}, problem.buffers)
     step = wrap(tuner.step if tuned else lambda state, batch, _: tuner.train(state, batch))
     refused = []
     for t, (batch, val_batch) in enumerate(problem.batches):
