@@ -165,20 +165,27 @@ def _whole(rows: Tensor, like: Tensor) -> Tensor:
 
 
 def _check_by_itself(optimizer: Optimizer, params: Params) -> None:
-    """Moved apart, a small tree of the same names has to go where it goes whole."""
+    """Moved apart, a small tree of the same names has to go where it goes whole.
+
+    Twice, by gradients that any norm would clip: Adam's first step does not depend on their size.
+    """
     draw = torch.Generator().manual_seed(0)
 
     def small(leaf: Tensor) -> Tensor:
         shape = [min(size, 2) for size in leaf.shape]
         return torch.randn(shape, generator=draw, dtype=torch.float64).to(leaf.device)
 
-    w, g = (tree_map(small, params) for _ in range(2))
-    halves = [tree_map(lambda x, h=h: x.reshape(-1)[h::2], (g, w)) for h in (0, 1)]
+    w, *grads = (tree_map(small, params) for _ in range(3))
+    grads = [tree_map(lambda g: 1e6 * g, tree) for tree in grads]
+    halves = [tree_map(lambda x, h=h: x.reshape(-1)[h::2], (w, grads)) for h in (0, 1)]
 
-    def ends(g: Params, w: Params) -> list[Tensor]:
-        return tree_leaves(optimizer.update(g, optimizer.init(w), w, optimizer.hparams)[0])
+    def ends(w: Params, grads: list[Params]) -> list[Tensor]:
+        state, updates = optimizer.init(w), w
+        for g in grads:
+            updates, state = optimizer.update(g, state, w, optimizer.hparams)
+        return tree_leaves(updates)
 
-    whole, why = ends(g, w), None
+    whole, why = ends(w, grads), None
     try:
         pairs = zip(whole, *(ends(*half) for half in halves), strict=True)
         alike = all(

@@ -86,6 +86,7 @@ def said() -> dict[str, str]:
     refused = {
         "muon": lambda: atf.sharded(atf.muon()),
         "norm": lambda: atf.sharded(atf.clip_grad_norm(atf.sgd(), 0.1)),
+        "large norm, adam": lambda: atf.sharded(atf.clip_grad_norm(atf.adamw(), 100.0)),
         "average": lambda: atf.sharded(atf.averaged(atf.sgd())),
     }
     for name, make in refused.items():

@@ -63,10 +63,11 @@ def test_a_step_does_not_wait_for_the_device(device):
     if device == "cuda":
         torch.cuda.set_sync_debug_mode("error")
     try:
-        tuner.step(state, *problem.batches[0])
+        _, info = tuner.step(state, *problem.batches[0])
     finally:
         if device == "cuda":
             torch.cuda.set_sync_debug_mode("default")
+    assert info.accepted
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -42,6 +42,7 @@ def test_a_fault_in_one_part_is_seen_by_all(two, how):
     [
         ("muon", "moves each number by itself"),
         ("norm", "put what looks at all of them around it"),
+        ("large norm, adam", "put what looks at all of them around it"),
         ("average", "write averaged(sharded(...))"),
         ("by name", "nothing"),
     ],
