@@ -18,7 +18,15 @@ import adatune_func as atf
 from adatune_func import search
 from adatune_func.curvature import Gradient
 from adatune_func.graphs.compiling import _bias_apart
-from adatune_func.trees import are_finite, is_transforming, torch_version, tree_leaves, tree_map
+from adatune_func.trees import (
+    all_finite,
+    columns,
+    compat,
+    is_transforming,
+    torch_version,
+    tree_leaves,
+    tree_map,
+)
 from tests.cases import (
     COMPILED_ELSEWHERE,
     HVPS,
@@ -339,7 +347,7 @@ def test_a_computed_bias_is_added_apart():
 @pytest.mark.compiles
 def test_what_is_not_finite_is_seen_through_inductor():
     """Which takes 0 · x for 0."""
-    are = atf.jit(lambda x: (are_finite(x), are_finite(x.exp()), are_finite(x[None], 1)))
+    are = atf.jit(lambda x: (all_finite(x), all_finite(x.exp()), *columns.finite([x[None]], [0])))
     for number in (0.0, 1e38, 89.0, torch.inf, -torch.inf, torch.nan):
         x = torch.ones(33).index_fill(0, torch.tensor([32]), number)
         assert [bool(b) for b in are(x)] == [bool(y.isfinite().all()) for y in (x, x.exp(), x)]
@@ -399,11 +407,18 @@ def test_what_was_compiled_once_is_found_again():
 
 
 def test_a_compiler_that_knows_less_than_the_processor(monkeypatch):
-    asked = []
+    asked, files = [], []
+    units = compat._vector_units()
+    asks = lambda *_: bool(files.append(0))  # noqa: E731
+    monkeypatch.setattr(units.VecISA, "check_build", asks, raising=False)
+    compat.forget_vector_units()
 
     def inductor(module, inputs, config_patches):
         asked.append(config_patches)
+        with inductor_config.patch(config_patches):
+            list(units.valid_vec_isa_list())
         if config_patches.get("cpp.vec_isa_ok"):
+            assert not files
             raise RuntimeError("g++: error: unrecognized command-line option '-mavx512bf16'")
         return module
 
@@ -416,6 +431,8 @@ def test_a_compiler_that_knows_less_than_the_processor(monkeypatch):
         ["max_fusion_size", "cpp.vec_isa_ok"],
         ["max_fusion_size"],
     ]
+    assert files or torch_version() < (2, 6) or not torch.cpu._is_avx2_supported()
+    compat.forget_vector_units()
 
 
 def test_what_is_written_to_is_not_shared():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from ..trees import forget_vector_units, lookup_backend, torch_version
+from ..trees import forget_vector_units, lookup_backend, torch_version, vector_units_believed
 
 _aten: Any = torch.ops.aten
 
@@ -34,7 +34,7 @@ def _inductor(
 ) -> Callable[..., Any]:
     """Inductor, told to believe what the processor says of its vector units.
 
-    By itself it compiles and loads a file for each of them, some 12 s, to see whether the C++
+    By itself it compiles and loads a file for each of them, some 14 s, to see whether the C++
     compiler knows them. Nearly each does; where one does not, the graph is compiled as ever.
     """
     import torch._inductor.config as config
@@ -45,7 +45,8 @@ def _inductor(
     if units is not None or "cpp.vec_isa_ok" in options:
         return found(module, examples, config_patches=options)
     try:
-        return found(module, examples, config_patches={**options, "cpp.vec_isa_ok": True})
+        with vector_units_believed():
+            return found(module, examples, config_patches={**options, "cpp.vec_isa_ok": True})
     except Exception:
         forget_vector_units()
         return found(module, examples, config_patches=options)

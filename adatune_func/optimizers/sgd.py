@@ -43,11 +43,14 @@ def sgd(
         grads: Params, state: SGDState, params: Params, hparams: HParams
     ) -> tuple[Params, SGDState]:
         lr, momentum, decay = hparams["lr"], hparams["momentum"], hparams["weight_decay"]
-        damped = (state.step > 0) & (momentum != 0)
-        gain = 1 - dampening * damped.to(state.step.dtype)
         d = tree_map(lambda g, w: g + decay * w, grads, params)
-        buffer = tree_map(lambda b, d: momentum * b + gain * d, state.momentum_buffer, d)
+        added, scale = d, -lr
+        if dampening:
+            damped = (state.step > 0) & (momentum != 0)
+            gain = 1 - dampening * damped.to(state.step.dtype)
+            added = tree_map(lambda d: gain * d, d)
+        buffer = tree_map(lambda b, a: momentum * b + a, state.momentum_buffer, added)
         direction = tree_map(lambda d, b: d + momentum * b, d, buffer) if nesterov else buffer
-        return tree_map(lambda d: -lr * d, direction), SGDState(buffer, state.step + 1)
+        return tree_map(lambda d: scale * d, direction), SGDState(buffer, state.step + 1)
 
     return Optimizer(init, update, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})

@@ -26,6 +26,7 @@ from .compat import (
     lookup_backend,
     math_attention,
     torch_version,
+    vector_units_believed,
     without_modes,
 )
 from .prefixes import has_prefix, owners_by_prefix
@@ -33,7 +34,6 @@ from .transforms import jvp, vjp, vmap
 from .tree import (
     all_finite,
     alone,
-    are_finite,
     dot,
     norm,
     scalar_like,
@@ -74,7 +74,6 @@ __all__ = [
     "Signal",
     "all_finite",
     "alone",
-    "are_finite",
     "autocast_dtype",
     "check_batch",
     "check_bound",
@@ -112,5 +111,6 @@ __all__ = [
     "vmap",
     "where",
     "torch_version",
+    "vector_units_believed",
     "without_modes",
 ]

@@ -5,6 +5,7 @@ A column of a tree ``u`` has the shapes of ``u``; K of them stacked have shapes 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .transforms import vmap
-from .tree import are_finite, tree_flatten, tree_leaves, tree_map, tree_unflatten
+from .tree import largest, tree_flatten, tree_leaves, tree_map, tree_unflatten
 from .types import PyTree
 
 
@@ -62,10 +63,11 @@ def squares(columns: PyTree) -> Tensor:
 
 def finite(columns: PyTree, like: PyTree) -> PyTree:
     """Whether column k has no inf nor NaN, a 0-d bool at the k-th leaf of ``like``."""
-    leaves = [are_finite(leaf[..., None].flatten(1), 1) for leaf in tree_leaves(columns)]
+    leaves = [leaf[..., None].flatten(1) for leaf in tree_leaves(columns) if leaf.numel()]
     if not leaves:  # a tree without tangent: plain training
         return tree_map(lambda leaf: torch.ones_like(leaf, dtype=torch.bool), like)
-    return unstack(torch.stack(leaves).all(0), like)
+    sizes = torch.stack([largest(leaf, 1) for leaf in leaves])
+    return unstack((sizes < math.inf).all(0), like)
 
 
 def kept(columns: PyTree, keep: PyTree) -> PyTree:

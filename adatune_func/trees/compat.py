@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -136,16 +136,46 @@ def lookup_backend(name: str) -> Callable[..., Any]:
     return of.lookup_backend(name)
 
 
-def forget_vector_units() -> None:
-    """Let inductor ask anew which of the processor's vector units the C++ compiler knows."""
-    import torch._inductor.codecache as codecache
-
+def _vector_units() -> Any:
     try:  # torch 2.5 and newer
         import torch._inductor.cpu_vec_isa as units
     except ImportError:
-        units = codecache
-    _any: Any = units
-    _any.valid_vec_isa_list.cache_clear()
+        import torch._inductor.codecache as units
+    return units
+
+
+def _yes(*_: object) -> bool:
+    return True
+
+
+@contextmanager
+def vector_units_believed() -> Generator[None, None, None]:
+    """No file is compiled to see whether the C++ compiler knows AMX or the later parts of AVX-512.
+
+    Those are asked for by themselves, whatever ``cpp.vec_isa_ok`` says.
+    """
+    unit = _vector_units().VecISA
+    asks = getattr(unit, "check_build", None)  # not before torch 2.5
+    if asks is not None:
+        unit.check_build = _yes
+    try:
+        yield
+    finally:
+        if asks is not None:
+            unit.check_build = asks
+
+
+def forget_vector_units() -> None:
+    """Let inductor ask anew which of the processor's vector units the C++ compiler knows."""
+    units = _vector_units()
+    units.valid_vec_isa_list.cache_clear()
+    each: list[Any] = units.supported_vec_isa_list
+    for unit in each:
+        kind: Any = unit.__class__
+        getattr(kind.__bool__, "cache_clear", lambda: None)()
+        kept: dict[str, Any] = unit.__dict__
+        for name in [name for name in kept if name.endswith("_supported")]:
+            del kept[name]  # what an answer left behind
 
 
 def without_modes() -> AbstractContextManager[Any]:

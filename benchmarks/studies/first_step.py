@@ -2,13 +2,16 @@
 
     python -m benchmarks.studies.first_step --networks mlp lenet transformer --rounds 3
     python -m benchmarks.studies.first_step --compilers jit "jit, real tensors"
+    python -m benchmarks.studies.first_step --compilers jit --workers 2  # on an idle machine
 
 Each in a process of its own with an empty cache of compiled kernels ("cold"), then once more in a
 second process that finds them on disk ("warm"). Processor seconds of the process and its children
 (the C++ compiler), beside those by the clock: on a shared machine the clock says little. What it
-takes to import inductor is in them, torch itself is not. "jit, real tensors" is what jit did first:
-inductor is given real tensors, for which it keeps no graph on disk, and asks the C++ compiler which
-vector units it knows.
+takes to import inductor is in them, torch itself is not. With ``--workers`` kernels are compiled
+side by side, as inductor does by itself on that many cores; these processes outlive the
+measurement and the first number is then the clock's alone. "jit, real tensors" is what jit did
+first: inductor is given real tensors, for which it keeps no graph on disk, and asks the C++
+compiler which vector units it knows.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from benchmarks.run import record
 from benchmarks.studies.models import MODELS
 
 COMPILERS = ("torch.compile", "jit", "jit, real tensors")
-KEYS = ("network", "compiler", "cache")
+KEYS = ("network", "compiler", "cache", "workers")
 
 
 def _processor_seconds() -> float:
@@ -75,11 +78,10 @@ def measured(network: str, compiler: str, batch_size: int) -> list[float]:
 def child(network: str, compiler: str, cache: str, given: Any) -> list[float]:
     command = [sys.executable, "-m", "benchmarks.studies.first_step", "--child", network, compiler]
     command += ["--batch-size", str(given.batch_size), "--threads", str(given.threads)]
-    # Kernels are compiled in processes that outlive the measurement unless there is none of them.
     environment = {
         **os.environ,
         "TORCHINDUCTOR_CACHE_DIR": cache,
-        "TORCHINDUCTOR_COMPILE_THREADS": "1",
+        "TORCHINDUCTOR_COMPILE_THREADS": str(given.workers),
     }
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return [float(number) for number in done.stdout.split()[-4:]]
@@ -97,9 +99,11 @@ def rounds(network: str, compiler: str, given: Any) -> list[dict[str, Any]]:
             kernels.append(len(list(Path(cache).glob("*/*.main.cpp"))))
     return [
         {
-            **{"network": network, "compiler": compiler, "cache": state},
+            **{"network": network, "compiler": compiler, "cache": state, "workers": given.workers},
             "seconds": statistics.median(clock for clock, _, _, _ in times),
-            "processor seconds": statistics.median(used for _, used, _, _ in times),
+            "processor seconds": None
+            if given.workers > 1
+            else statistics.median(used for _, used, _, _ in times),
             "ms a later step": 1000 * statistics.median(later for _, _, later, _ in times),
             "nodes": None if compiler == "torch.compile" else int(times[0][3]),
             "C++ files": kernels[0],
@@ -116,6 +120,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--workers", type=int, default=1, help="that compile kernels; 1: none")
     parser.add_argument("--output", type=Path, default=record.RESULTS / "first_step.json")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args(argv)

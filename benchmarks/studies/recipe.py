@@ -197,21 +197,27 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 
 def table(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Mean and worst of what is there, over starts and seeds; of cosine, at its best start."""
+    """Mean and worst of what is there, over starts and seeds; of cosine, at its best start.
+
+    A run that ended in NaN has no score: it is in ``lost`` and not in the mean.
+    """
     lines, rows = [], rows_of(args.output)
     for cell in sorted({tuple(row[k] for k in KEYS[:3]) for row in rows}):
         its = [row for row in rows if tuple(row[k] for k in KEYS[:3]) == cell]
         sign = -1 if cell[0] == "characters" else 1  # nats: the lower, the better
+        lost = sum(row["score"] is None for row in its)
+        its = [row for row in its if row["score"] is not None]
         if cell[2] in PLANS:
             starts = {row["start"] for row in its}
             means = {lr: _mean([r["score"] for r in its if r["start"] == lr]) for lr in starts}
             best = max(means, key=lambda lr: sign * means[lr])
             its = [row for row in its if row["start"] == best]
-        scores = [row["score"] for row in its]
+        scores = [row["score"] for row in its] or [float("nan")]
         lines.append(
             dict(zip(KEYS[:3], cell, strict=True))
             | {"mean": round(_mean(scores), 3)}
             | {"worst": round(sign * min(sign * score for score in scores), 3), "runs": len(its)}
+            | {"lost": lost}
             | {"starts": " ".join(f"{lr:g}" for lr in sorted({row["start"] for row in its}))}
             | {"shortened": round(_mean([row.get("shortened", 0) for row in its]), 1)}
             | {"products": round(_mean([row["products_a_step"] for row in its]), 2)}
@@ -220,7 +226,7 @@ def table(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+    return sum(values) / len(values) if values else float("nan")
 
 
 def main(argv: list[str] | None = None) -> None:
