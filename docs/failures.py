@@ -384,9 +384,15 @@ SITUATIONS = (
         ),
     ),
     Situation(
-        "A name of an older version",
-        "Names that have moved work for one version and warn with the new one; CHANGELOG says what to type instead.",
-        ("is gone: …", "module 'adatune_func' has no attribute", "the old name goes with"),
+        "A name that is not there",
+        "Names that have moved work for one version and warn with the new one; CHANGELOG says what to type instead, "
+        "from_adatune.md what AdaTune's are. `data` and `networks` are imported by themselves.",
+        (
+            "is gone: …",
+            "AdaTune's … is",
+            "module 'adatune_func' has no attribute",
+            "the old name goes with",
+        ),
     ),
     Situation(
         "Data and networks",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,26 @@ def test_what_never_was():
     with pytest.raises(AttributeError, match="module 'adatune_func' has no attribute 'nothing'"):
         getattr(atf, "nothing")  # noqa: B009
     assert not hasattr(atf, "nothing")
+
+
+@pytest.mark.parametrize("name", renamed.OF_ADATUNE)
+def test_an_optimizer_of_adatune_says_what_it_is_here(name):
+    new = renamed.OF_ADATUNE[name]
+    with pytest.raises(AttributeError, match=re.escape(new)):
+        getattr(atf, name)
+    words = {"loss_fn": None, **vars(atf)}
+    assert isinstance(eval(new, words), atf.Tuner)
+
+
+def test_a_part_that_is_imported_by_itself():
+    code = """
+import pytest, adatune_func as atf
+with pytest.raises(AttributeError, match="before `from adatune_func import data`"):
+    atf.data
+from adatune_func import data
+assert atf.data is data
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_version_has_its_section():
