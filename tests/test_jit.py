@@ -17,7 +17,7 @@ from torch.func import functional_call, grad, jvp, vmap
 import adatune_func as atf
 from adatune_func import search
 from adatune_func.curvature import Gradient
-from adatune_func.graphs.compiling import _bias_apart
+from adatune_func.graphs.compiling import _bias_apart, compiler
 from adatune_func.trees import (
     all_finite,
     columns,
@@ -428,11 +428,27 @@ def test_a_compiler_that_knows_less_than_the_processor(monkeypatch):
     with inductor_config.patch({"cpp.vec_isa_ok": None}):
         assert torch.equal(atf.jit(torch.sin, options={"max_fusion_size": 8})(x), x.sin())
     assert [list(patches) for patches in asked] == [
-        ["max_fusion_size", "cpp.vec_isa_ok"],
-        ["max_fusion_size"],
+        ["layout_optimization", "max_fusion_size", "cpp.vec_isa_ok"],
+        ["layout_optimization", "max_fusion_size"],
     ]
     assert files or torch_version() < (2, 6) or not torch.cpu._is_avx2_supported()
     compat.forget_vector_units()
+
+
+def test_convolutions_keep_their_layout_unless_asked_on_a_cpu(monkeypatch):
+    asked = []
+
+    def inductor(module, inputs, config_patches):
+        asked.append(config_patches.get("layout_optimization"))
+        return module
+
+    monkeypatch.setattr("adatune_func.graphs.compiling.lookup_backend", lambda name: inductor)
+    for options in (None, {"layout_optimization": True}):
+        atf.jit(torch.sin, options=options)(torch.ones(2))
+    on_another = [torch.empty(2, device="meta")]
+    graph = torch.fx.symbolic_trace(nn.Identity())
+    compiler("inductor", None)(graph, on_another)
+    assert asked == [False, True, None]
 
 
 def test_what_is_written_to_is_not_shared():

@@ -32,15 +32,19 @@ def _inductor(
     module: GraphModule,
     examples: list[Tensor],
 ) -> Callable[..., Any]:
-    """Inductor, told to believe what the processor says of its vector units.
+    """Inductor, told to believe what the processor says of its vector units, and to keep layouts.
 
     By itself it compiles and loads a file for each of them, some 14 s, to see whether the C++
-    compiler knows them. Nearly each does; where one does not, the graph is compiled as ever.
+    compiler knows them. Nearly each does; where one does not, the graph is compiled as ever. And it
+    gives each convolution on a CPU its images channels_last, which costs more in transposing than
+    it saves: a model that is to be channels_last can come so.
     """
     import torch._inductor.config as config
 
     if torch_version() < (2, 13):
         _bias_apart(module)
+    if all(example.device.type == "cpu" for example in examples):
+        options = {"layout_optimization": False, **options}
     units: Any = config.cpp.vec_isa_ok
     if units is not None or "cpp.vec_isa_ok" in options:
         return found(module, examples, config_patches=options)
