@@ -79,7 +79,8 @@ def jit(
             afterwards finds empty tensors.
         backend: who compiles the graph: a name that ``torch.compile`` knows, or a function as it
             takes. "eager" runs the graph as it is.
-        options: for inductor, as ``torch.compile`` takes them: ``{"triton.cudagraphs": True}``.
+        options: for inductor, as ``torch.compile`` takes them: ``{"triton.cudagraphs": True}``. On
+            a CPU convolutions keep their layout unless ``layout_optimization`` is among them.
 
     Raises:
         TypeError: at a call, when a leaf is neither a tensor nor hashable, or when a number or

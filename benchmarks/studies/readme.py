@@ -21,15 +21,13 @@ ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "methods.md")
 MARKED = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
-#: (network, channels_last) of speed.py as README calls them.
+#: Networks of speed.py as README calls them.
 SPEED = {
-    ("mlp", False): "MLP, batch 128",
-    ("lenet", False): "LeNet, 128",
-    ("vgg_11", False): "VGG-11, 64",
-    ("vgg_11", True): "the same, channels_last",
-    ("resnet_18", False): "ResNet-18, 32",
-    ("resnet_18", True): "the same, channels_last",
-    ("transformer", False): "transformer, 32",
+    "mlp": "MLP, batch 128",
+    "lenet": "LeNet, 128",
+    "vgg_11": "VGG-11, 64",
+    "resnet_18": "ResNet-18, 32",
+    "transformer": "transformer, 32",
 }
 STEPS = {
     "plain": "plain",
@@ -77,10 +75,10 @@ def speed() -> str:
     """Milliseconds of a step of ``torch.optim``, the faster of eager and compiled, and ratios."""
     rows = kept("speed")["rows"]
     lines = []
-    for (network, channels_last), title in SPEED.items():
+    for network, title in SPEED.items():
         its = [r for r in rows if r["network"] == network and r["optimizer"] == "sgd"]
         its = [r for r in its if r["device"] == "cpu" and not r["autocast"]]
-        its = [r for r in its if r["channels_last"] == channels_last]
+        its = [r for r in its if not r["channels_last"]]
         # The newest are those with the recipe, in one thread.
         alike = {(r["threads"], r["batch_size"]) for r in its if r["method"] == "recipe"}
         its = [r for r in its if not alike or (r["threads"], r["batch_size"]) in alike]
