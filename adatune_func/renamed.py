@@ -26,7 +26,7 @@ GONE = {
 
 #: What AdaTune's optimizers are here; its other names are in docs/from_adatune.md.
 OF_ADATUNE = {
-    "MuSGD": "marthe(loss_fn, sgd(momentum=0.9))",
+    "MuSGD": "marthe(loss_fn, sgd())",
     "MuAdam": "marthe(loss_fn, adam(eps=1e-4))",
     "SGDHD": "hd(loss_fn, sgd())",
     "AdamHD": "hd(loss_fn, adam())",

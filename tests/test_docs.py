@@ -119,7 +119,9 @@ def test_links_lead_somewhere(page):
 def test_every_python_block_runs(page):
     """Blocks marked py are of another library and do not."""
     names: dict[str, object] = {"__name__": page.stem}
-    for block in re.findall(r"^```python\n(.*?)^```$", page.read_text(), flags=re.S | re.M):
+    blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(), flags=re.S | re.M)
+    assert len(blocks) == page.read_text().count("```python"), "one is indented or not closed"
+    for block in blocks:
         exec(compile(block, str(page), "exec"), names)
 
 

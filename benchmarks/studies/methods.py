@@ -66,6 +66,11 @@ def with_cuda_graphs(fn: Callable[..., Any]) -> Callable[..., Any]:
     return atf.jit(fn, options={"triton.cudagraphs": True})
 
 
+def with_own_layouts(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Convolutions on a CPU in the layout that inductor chooses, and not in their own."""
+    return atf.jit(fn, options={"layout_optimization": True})
+
+
 def in_eager(fn: Callable[..., Any]) -> Callable[..., Any]:
     return fn
 
@@ -123,6 +128,10 @@ METHODS: dict[str, Method] = {
     "exact": Method(marthe(), 4.0),
     "exact by torch.compile": Method(marthe(wrap=by_dynamo), 4.0),
     "exact eager": Method(marthe(wrap=in_eager), 4.0),
+    "plain, inductor's layouts": Method(
+        functional(atf.plain, tuned=False, wrap=with_own_layouts), 1.0
+    ),
+    "exact, inductor's layouts": Method(marthe(wrap=with_own_layouts), 4.0),
     "recipe": in_windows(2),
     "recipe, half the length": in_windows(1),
     "exact, CUDA graphs": Method(marthe(wrap=with_cuda_graphs), 4.0),
