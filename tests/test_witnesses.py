@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import adatune_func as atf
+from adatune_func.rules import relative_rule
 from tests.cases import start, tanh_mlp
 
 
@@ -35,9 +36,10 @@ def ratio(h):
     ("judged", "here", "want"),
     [
         (-0.5, -0.5, -ratio(-0.5)),
-        (-0.5, -0.25, -ratio(-0.25)),
-        (-0.25, -0.5, -ratio(-0.25)),
-        (0.5, 0.25, -ratio(0.25)),
+        (-0.5, -0.25, ratio(0.25) ** 2 / ratio(0.5)),
+        (-0.25, -0.5, ratio(0.25) ** 2 / ratio(0.5)),
+        (0.5, 0.25, -(ratio(0.25) ** 2) / ratio(0.5)),
+        (0.5, 1e-3, -(ratio(1e-3) ** 2) / ratio(0.5)),
         (-0.5, 0.25, 0.0),
         (0.25, -0.5, 0.0),
         (0.5, 0.0, 0.0),
@@ -45,8 +47,20 @@ def ratio(h):
         (0.5, float("inf"), 0.0),
     ],
 )
-def test_lr_moves_where_both_agree_by_the_smaller(judged, here, want):
+def test_lr_moves_where_both_agree_by_the_smaller_times_its_share(judged, here, want):
     assert rise(judged, here) == pytest.approx(want, abs=1e-12)
+
+
+def test_two_witnesses_that_are_one_move_lr_to_the_last_bit_as_one_does():
+    ratios = torch.rand(1000) * 2 - 1
+    assert torch.equal(relative_rule._agreed(ratios, ratios), ratios)
+
+
+def test_noise_at_one_witness_is_no_ratchet():
+    """The other sure of less lr, a noise of 0.1 here: 0.04 a step by the smaller one alone."""
+    noise = 0.1 * torch.randn(100_000, generator=torch.Generator().manual_seed(0))
+    drift = float(relative_rule._agreed(noise, torch.full_like(noise, 0.6)).mean())
+    assert drift == pytest.approx(0.1**2 / (2 * 0.6), rel=0.03)
 
 
 def test_a_young_tangent_moves_lr_less():
