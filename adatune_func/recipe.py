@@ -4,8 +4,8 @@
     where to judge    an average of the last 20 weights, so that h does not ask for less lr than the
                       run needs; validation loss, guard and h all refer to it
     the end           lr falls to 0 over the last fifth, which no h can see the use of
-    whom to believe   h at the average and h at the weights, where the two agree: the one wants too
-                      much lr, the other too little (:mod:`~adatune_func.rules.relative_rule`)
+    whom to believe   h at the average and h at the weights, as far as the two agree: the one wants
+                      too much lr, the other too little (:mod:`~adatune_func.rules.relative_rule`)
     what to believe   a tangent no longer than its path; else training expands: Z begins again and
                       lr steps back by a tenth (:mod:`~adatune_func.rules.bound`)
 

@@ -24,10 +24,12 @@ smaller of the two ratios times the share that it is of the larger, and stays wh
     x ← x - trust · step / (1 + n/halving) · agreed(ratio_judged, ratio_here)
     agreed(a, b) = sign(a) · min(|a|, |b|)² / max(|a|, |b|) where ab > 0, else 0
 
-with trust the share of the average's length that Z has lived, at most 1. The smaller one alone,
-minmod, is a ratchet: let b be certain of less lr and a noise of size s around 0, then half of it
-agrees and x drifts by 0.4·s a step, with the share by s²/2|b|. Without an average the two are one,
-agreed(a, a) = a to the last bit, and trust is 1.
+with trust the share of the average's length that Z has lived, at most 1. Witnesses that differ in
+size are believed less: the larger one is the bias that it is known for, and the smaller has some of
+it. By the smaller one alone, minmod, noise is a ratchet besides: let b be certain of less lr and a
+noise of size s around 0, then half of it agrees, and x drifts by 0.4·s of a step at each, with the
+share by s²/2|b|. Without an average the two are one, agreed(a, a) = a to the last bit, and trust
+is 1.
 """
 
 from __future__ import annotations
