@@ -6,7 +6,8 @@
 Each run is appended to results/recipe.json as it ends, and one that is there is not run again, so
 that the grid may be run in parts. ``--table`` prints means and worst runs of what is there. A row
 has what was tested at the average of the weights and at the weights themselves, lr at each tenth of
-the run, how many steps were tuned and how often the bound cut or began again.
+the run, how many steps were tuned and how often the bound cut or began again. Rows of methods that
+are not offered, "one witness" and "the smaller ratio", are of the rules before (benchmarks/LOG.md).
 """
 
 from __future__ import annotations
